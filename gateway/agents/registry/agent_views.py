@@ -51,19 +51,19 @@ class AgentViews(Struct, frozen=True):
 
     async def load(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
         """Returns agents with all their parts, in the order of `entries`."""
-        agents = [entry.agent.id for entry in entries]
-        tags = await self.store.defined_agents.load_tags(agents)
-        tool_numbers = await self.store.attached.load_targets_of_agents(agents, DefinitionKind.TOOL)
-        tools = await self.tools.load_of_agents(tool_numbers)
-        blocks = await self.store.named_blocks.load_visible(agents)
-        runs = await self.store.runs.load_newest_runs(agents)
-        readers = await self.store.readers.load_by_memory(agents)
-        folders = await self._load_attached(agents, DefinitionKind.FOLDER)
-        identities = await self._load_attached(agents, DefinitionKind.IDENTITY)
+        agent_rows = [entry.agent.id for entry in entries]
+        tags = await self.store.defined_agents.load_tags(agent_rows)
+        tool_targets = await self.store.attached.load_targets_of_agents(agent_rows, DefinitionKind.TOOL)
+        tools = await self.tools.load_of_agents(tool_targets)
+        blocks = await self.store.named_blocks.load_visible(agent_rows)
+        runs = await self.store.runs.load_newest_runs(agent_rows)
+        readers = await self.store.readers.load_by_memory(agent_rows)
+        folders = await self._load_attached(agent_rows, DefinitionKind.FOLDER)
+        identities = await self._load_attached(agent_rows, DefinitionKind.IDENTITY)
         views = []
         for entry in entries:
             row = entry.agent.id
-            definition = entry.definition or self._make_profile(entry)
+            definition = entry.definition or self._make_profile_definition(entry)
             view = AgentView(
                 agent=entry.agent, definition=definition, blocks=blocks[row], tools=tools[row], tags=tags[row],
                 last_run=runs.get(row), readers=readers[row], folders=folders[row], identities=identities[row],
@@ -88,7 +88,7 @@ class AgentViews(Struct, frozen=True):
             for agent_row, attached_rows in targets.items()
         }
 
-    def _make_profile(self, entry: AgentEntry) -> Definition:
+    def _make_profile_definition(self, entry: AgentEntry) -> Definition:
         """Returns a definition that shows a user's memory, made of the settings of its profile."""
         agent = entry.agent
         spec = make_profile_spec(self.profiles, agent)

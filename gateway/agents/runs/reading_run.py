@@ -84,7 +84,7 @@ class ReadingRun(Struct, frozen=True):
     reading: OpenReading
 
     async def perform(self) -> UnreadBatch | None:
-        """Performs the run to its end. Returns the batch that it has read; None if it has read nothing.
+        """Performs the run to its end. Returns the batch that was read or refused, None if there is no such batch.
 
         Raises: JobFailed, JobPostponed, StoreError.
         """
@@ -226,14 +226,14 @@ class ReadingRun(Struct, frozen=True):
         Raises: JobFailed if an upstream failed and the run goes on, or if the agent is gone; StoreError.
         """
         run = self.reading.run
-        ended_run = await self.services.keeper.store.runs.find_run(run.agent_row, run.id)
-        if ended_run is None:
+        current_run = await self.services.keeper.store.runs.find_run(run.agent_row, run.id)
+        if current_run is None:
             raise JobFailed("the sleeptime agent is gone")
-        if tokens := ended_run.counts.total - run.counts.total:
+        if tokens := current_run.counts.total - run.counts.total:
             self.services.budget.count_call("ok", tokens)  # the receipt of the run has them
-        if ended_run.is_over:
+        if current_run.is_over:
             # A run ends by such a fault only if the model refused the messages; otherwise its step stays open.
-            return ended_run, ended_run.state is RunState.FAILED and ended_run.stop in UPSTREAM_FAULTS
+            return current_run, current_run.state is RunState.FAILED and current_run.stop in UPSTREAM_FAULTS
         if self.job.job.tries < LIMITS.tries:
             raise JobFailed(f"the upstream of a sleeptime agent failed: {fault or 'unusable reply'}")
         return await self._fail(StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False

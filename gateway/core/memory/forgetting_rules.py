@@ -34,7 +34,8 @@ from storage.records import REPLY, Block, Exchange, MemoryEdit
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # The text in place of the hits of a search; no hit is shorter.
 _FORGOTTEN_RESULT = "(forgotten)"
-# The fewest letters of a word that can reveal erased text. Shorter words are function words.
+# The fewest letters of an ASCII word that counts as erased. Most shorter ones are function words of some language, by
+# which lines that repeat nothing would go; a short name ("Amy") is missed.
 _REVEALING_LETTERS = 4
 
 

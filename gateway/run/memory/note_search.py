@@ -46,7 +46,7 @@ class NoteSearch(Struct, frozen=True):
     """Searches a memory for a message, and chooses the hits in its note."""
 
     # Searches the memory for the request.
-    memory: RequestSearch
+    search: RequestSearch
     # The tokens that the note may take.
     budget: NoteBudget
     # The names of the speaker and of the user.
@@ -71,26 +71,26 @@ class NoteSearch(Struct, frozen=True):
 
     async def _search(self, text: str) -> FoundMessages:
         """Returns the stored messages that fit a message and are not in the prompt. Raises: StoreError."""
-        memory, context = self.memory, self.memory.context
+        search, context = self.search, self.search.context
         query = make_named_query(text, self.names)
         if self._is_all_shown(text, query):
             return _ALL_MESSAGES_SHOWN
-        found_messages = await find_messages(text, query, memory, self.names)
+        found_messages = await find_messages(text, query, search, self.names)
         if not context.is_plain:  # a plain list has nothing in another form
             rule = partial(find_superseded_exchanges, context, self.idle_s)
-            superseded_rows = await retry_with_contents(memory.store.turns, context.agent, context.tree, rule)
+            superseded_rows = await retry_with_contents(search.store.turns, context.agent, context.tree, rule)
             found_messages = found_messages.without(lambda m: m.exchange_row in superseded_rows, "superseded")
         found_messages = found_messages.without_statements(
-            [fact for fact in context.snapshot.standing if fact.seq in memory.standing_seqs]
+            [fact for fact in context.snapshot.standing if fact.seq in search.standing_seqs]
         )
-        window = memory.prompt.window
+        window = search.prompt.window
         return found_messages.without(
             lambda m: m.kind == "fact" and shows_origin(context, window, m), "shown"
         )
 
     async def _choose(self, found_messages: FoundMessages) -> note_choice.Choice:
         """Chooses the messages for which the note has room."""
-        context, prompt, visible = self.memory.context, self.memory.prompt, self.memory.visible
+        context, prompt, visible = self.search.context, self.search.prompt, self.search.visible
         budget_tokens = self.budget.fitting_tokens
         if found_messages.is_selection:
             budget_tokens = min(budget_tokens, note_choice.limit_selection(self.budget.recall_tokens))
@@ -113,12 +113,12 @@ class NoteSearch(Struct, frozen=True):
 
     def _is_all_shown(self, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory, so that no search finds more."""
-        memory, visible = self.memory, self.memory.visible
+        search, visible = self.search, self.search.visible
         # The lines of a message may be a template's. Without these lines, other messages are shown in another form.
         if not visible.notes or "\n" in text:
             return False
-        messages = memory.store.recall.find_cached_messages(
-            memory.context.agent, memory.context.snapshot.numbers, visible.verbatim_seqs
+        messages = search.store.recall.find_cached_messages(
+            search.context.agent, search.context.snapshot.numbers, visible.verbatim_seqs
         )
         return messages is not None and note_choice.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms

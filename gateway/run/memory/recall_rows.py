@@ -203,7 +203,7 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
     history += sum(_count_chars(each.message) for each in window.list_inserted(composition))
     tools = sum(len(str(tool)) for tool in prompt.tools)
     if request.has_tools:
-        # The client's tools are the rest of the body, without its messages.
+        # The rest of the body counts as the client's tools, with the pictures and calls of its messages.
         messages = sum(lengths) + _MESSAGE_JSON_CHARS * len(lengths)
         tools += max(0, len(request.raw) - messages)
     note = prompt.recall.note_tokens

@@ -28,7 +28,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class _CallKey(NamedTuple):
-    """The key of a call in its turn. An upstream may repeat the ids of its calls, so the id alone is no key."""
+    """The key of a call in its turn. The digest shows whether a call that comes again with its id is the same call."""
 
     # The id of the call.
     call_id: str
