@@ -22,8 +22,10 @@ class Rules(Struct, frozen=True):
     # Returns whether a note or hidden round may quote erased content.
     may_quote: Callable[[str, ErasedMarks], bool]
     # Returns a block without erased content. Its arguments: the block with its last untouched value, its values since,
-    # oldest first, and its pending edits.
-    rebuild_block: Callable[[Block, Sequence[RevisedValue], Sequence[MemoryEdit]], BlockRebuild]
+    # oldest first, its pending edits, and the function that returns whether a word is one of a language's most common.
+    rebuild_block: Callable[
+        [Block, Sequence[RevisedValue], Sequence[MemoryEdit], Callable[[str], bool]], BlockRebuild
+    ]
     # Returns the names of the tools that an exchange has called, also in hidden rounds.
     list_tools_used: Callable[[Exchange], Sequence[str]]
     # Returns a step without the results that may quote erased content. Its arguments: the step with the results, the

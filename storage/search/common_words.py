@@ -18,6 +18,7 @@ from storage.search.word_degrees import (
     TIME_TERMS,
     load_degrees,
     unpack_degree,
+    unpack_degrees,
 )
 
 # Words in a message: turns a word's share of all words into the share of messages that have it. Measured on
@@ -105,6 +106,12 @@ def select_distinctive(text: str, words: Sequence[str]) -> list[str]:
         return _SHARES[unpack_degree(degrees.get(term, 0), language)] > COMMON_SHARE
 
     return [word for word in words if not all(map(is_common, list_terms(word)))]
+
+
+def is_function_word(word: str) -> bool:
+    """Returns whether a word is in most of people's messages in some language, such as "the" or "und"."""
+    degrees = load_degrees()
+    return all(_SHARES[max(unpack_degrees(degrees.get(term, 0)))] > COMMON_SHARE for term in list_terms(word))
 
 
 def preload() -> None:

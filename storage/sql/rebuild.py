@@ -19,6 +19,7 @@ from storage.database import Connection
 from storage.forget_commands import RevisedValue
 from storage.records import MANUAL_ORIGINS, Block, list_lost_lines
 from storage.row_bytes import count_text_bytes
+from storage.search.common_words import is_function_word
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.exchange_rows import make_shown_exchanges
@@ -175,7 +176,10 @@ async def rebuild_block(
     pending_edits = [make_edit(row) for row in rows]
     base = division.base
     values, repeating_edits = rules.rebuild_block(
-        replace(block, value=base), [revised_value for _, revised_value in later], pending_edits
+        replace(block, value=base),
+        [revised_value for _, revised_value in later],
+        pending_edits,
+        is_function_word,
     )
     await erase_edits(connection, [EditKey(edit.exchange_row, edit.call_id) for edit in repeating_edits])
     dropped_numbers = _list_dropped(base, later, values)
@@ -372,7 +376,7 @@ async def preview_block(
     if not later:
         return BlockPreview(block.value, 0, 0)
     values, _ = rules.rebuild_block(
-        replace(block, value=base), [revised_value for _, revised_value in later], ()
+        replace(block, value=base), [revised_value for _, revised_value in later], (), is_function_word
     )
     dropped_numbers = _list_dropped(base, later, values)
     rebuilt_count = sum(

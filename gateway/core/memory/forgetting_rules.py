@@ -6,7 +6,7 @@ of each message that it quotes. In doubt the note is erased as well, since a not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 import orjson
 from msgspec.structs import replace
@@ -34,8 +34,7 @@ from storage.records import REPLY, Block, Exchange, MemoryEdit
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # The text in place of the hits of a search; no hit is shorter.
 _FORGOTTEN_RESULT = "(forgotten)"
-# The fewest letters of an ASCII word that counts as erased. Most shorter ones are function words of some language, by
-# which lines that repeat nothing would go; a short name ("Amy") is missed.
+# A word of so many letters can reveal erased text, and a shorter ASCII word only if it is no function word.
 _REVEALING_LETTERS = 4
 
 
@@ -64,7 +63,10 @@ def drop_quotations(step: Exchange, calling_step: Exchange, erased: ErasedMarks)
 
 
 def rebuild_block(
-    block: Block, later_values: Sequence[RevisedValue], pending: Sequence[MemoryEdit]
+    block: Block,
+    later_values: Sequence[RevisedValue],
+    pending: Sequence[MemoryEdit],
+    is_function_word: Callable[[str], bool],
 ) -> BlockRebuild:
     """Returns the later values of a block without erased words, and the pending edits that may bring these back.
 
@@ -77,11 +79,12 @@ def rebuild_block(
     block: the block with its last value from before the message.
     later_values: the values that the block had since, oldest first.
     pending: the edits of the block by turns that are not confirmed yet.
+    is_function_word: returns whether a word is among the most common of some language.
     """
-    rebuilding = _BlockRebuilding(block, later_values)
+    rebuilding = _BlockRebuilding(block, later_values, is_function_word)
     for revision in later_values:
         rebuilding.add(revision)
-    tainted_words = rebuilding.tainted_words - _list_words(rebuilding.value)
+    tainted_words = rebuilding.tainted_words.difference(list_folded_words(rebuilding.value))
     repeating_edits = [edit for edit in pending if _may_bring_back(edit, tainted_words, rebuilding.value)]
     return BlockRebuild(rebuilding.values, repeating_edits)
 
@@ -89,7 +92,10 @@ def rebuild_block(
 class _BlockRebuilding:
     """Rebuilds the later values of a block one after the other, as `rebuild_block` documents it."""
 
-    def __init__(self, block: Block, later_values: Sequence[RevisedValue]) -> None:
+    def __init__(
+        self, block: Block, later_values: Sequence[RevisedValue], is_function_word: Callable[[str], bool]
+    ) -> None:
+        self._is_function_word = is_function_word
         # The rebuilt values, oldest first.
         self.values: list[str] = []
         # The newest rebuilt value; at first the value from before the message.
@@ -104,7 +110,7 @@ class _BlockRebuilding:
         # The newest value as it is stored.
         self._stored_value = block.value
         # The words that may come back in a later value.
-        self._clean_words = _list_words(block.value)
+        self._clean_words = {*list_folded_words(block.value)}
         # The lines that an operator or the person wrote.
         self._manual_lines: set[str] = set()
 
@@ -130,10 +136,7 @@ class _BlockRebuilding:
         # A line that the remaining text has does not come from the erased part, whatever words it shares with it.
         lines_before = {*self.value.split("\n")}
         return "\n".join(
-            line
-            for line in revision.value.split("\n")
-            if line in lines_before
-            or not _may_repeat(line, self.tainted_words, is_manual=line in self._manual_lines)
+            line for line in revision.value.split("\n") if line in lines_before or not self._may_repeat(line)
         )
 
     def _rebuild_erased(self, revision: RevisedValue) -> str:
@@ -142,10 +145,27 @@ class _BlockRebuilding:
         staying_lines = {
             line for line in new_lines if _is_in_texts(line, revision.remaining, self._block.value)
         }
-        self._clean_words |= _list_words("\n".join(staying_lines))
+        self._clean_words.update(list_folded_words("\n".join(staying_lines)))
         # The words that this edit brought in may come back in a later value; those from before may stay.
-        self.tainted_words |= _list_words("\n".join(new_lines)) - self._clean_words
+        self.tainted_words |= self._list_revealing_words("\n".join(new_lines)) - self._clean_words
         return _with_lines(self.value, revision, new_lines, staying_lines)
+
+    def _may_repeat(self, line: str) -> bool:
+        """Returns whether a line may repeat erased words: by one word, or by most words if a person has written it."""
+        words = self._list_revealing_words(line)
+        repeated_count = len(words & self.tainted_words)
+        return 2 * repeated_count > len(words) if line in self._manual_lines else repeated_count > 0
+
+    def _list_revealing_words(self, text: str) -> set[str]:
+        """Returns the words of a text that can reveal erased text."""
+        return {
+            word
+            for word in list_folded_words(text)
+            if len(word) >= _REVEALING_LETTERS
+            or not word.isascii()
+            or word.isdigit()
+            or not self._is_function_word(word)
+        }
 
 
 def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: ErasedMarks) -> WireMessage:
@@ -203,23 +223,16 @@ def _with_lines(
     return "\n".join([*filter(None, [rebuilt]), *(line for line in value_lines if line in staying)])
 
 
-def _may_repeat(line: str, tainted: Collection[str], *, is_manual: bool) -> bool:
-    """Returns whether a line may repeat erased words: by one word, or by most words if a person has written it."""
-    words = _list_words(line)
-    repeated_count = len(words.intersection(tainted))
-    return 2 * repeated_count > len(words) if is_manual else repeated_count > 0
-
-
-def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> bool:
+def _may_bring_back(edit: MemoryEdit, tainted: Set[str], value: str) -> bool:
     """Returns whether an edit may bring back erased words.
 
     An edit may if it has one of these words (`tainted`), or if it overwrites another value than `value`: its model saw
     that other value.
     """
+    if edit.seen not in (None, digest_seen_value(value)):
+        return True
     texts = map(str, orjson.loads(edit.arguments).values())
-    return edit.seen not in (None, digest_seen_value(value)) or not _list_words("\n".join(texts)).isdisjoint(
-        tainted
-    )
+    return not tainted.isdisjoint(list_folded_words("\n".join(texts)))
 
 
 def _reapply_edit(block: Block, edit: MemoryEdit) -> str:
@@ -229,10 +242,3 @@ def _reapply_edit(block: Block, edit: MemoryEdit) -> str:
     if result.value is None and edit.op == EditOperation.INSERT:  # lines before its place are gone
         result = apply_edit(edit.op, {**arguments, "insert_line": None}, block)
     return block.value if result.value is None else result.value
-
-
-def _list_words(text: str) -> set[str]:
-    """Returns the words of a text that can reveal erased text."""
-    return {
-        w for w in list_folded_words(text) if len(w) >= _REVEALING_LETTERS or not w.isascii() or w.isdigit()
-    }

@@ -13,6 +13,7 @@ from gateway.core.memory.forgetting_rules import drop_quotations, may_quote, reb
 from gateway.core.prompt.note_text import Recalled, render_note
 from storage.forget_commands import ErasedMarks, RevisedValue
 from storage.records import Block, Exchange, ExchangeState, MemoryEdit, Message
+from storage.search.common_words import is_function_word
 
 DAY = 20_000  # 2024-10-04
 BLOCK = Block(1, "human", "The user", "has a cat", 1000)
@@ -90,7 +91,21 @@ def op(kind: str, **arguments: str | int) -> MemoryEdit:
 
 def rebuilt(block: Block, later: list[RevisedValue]) -> str:
     """Returns the last value of a block without what was erased."""
-    return rebuild_block(block, later, ()).values[-1]
+    return rebuild_block(block, later, (), is_function_word).values[-1]
+
+
+@pytest.mark.parametrize(
+    ("erased", "later", "left"),
+    [
+        # A name of three letters, an abbreviation, and the commonest words of English and of German.
+        ("Partner: Amy", "Married to Amy\nPlays chess", "Plays chess"),
+        ("Has HIV", "Takes pills for HIV\nHas the flat", "Has the flat"),
+        ("Ist in der Bank", "Ist im Chor der Stadt", "Ist im Chor der Stadt"),
+    ],
+)
+def test_a_short_word_is_erased_unless_most_texts_have_it(erased: str, later: str, left: str) -> None:
+    block = replace(BLOCK, value="")
+    assert rebuilt(block, [RevisedValue(erased, is_erased=True), RevisedValue(later)]) == left
 
 
 GONE = RevisedValue("has a cat\nlikes tea", is_erased=True)
