@@ -56,7 +56,7 @@ class Renderer:
             "has_several_words": text_filters.has_several_words,
             "paragraph": text_filters.paragraph,
             "quote_statement": text_filters.quote_statement,
-            "without_statement_prefix": text_filters.without_statement_prefix,
+            "without_fact_prefix": text_filters.without_fact_prefix,
             "cut": text_filters.cut,
             "marked": text_filters.marked,
             "when": text_filters.when,

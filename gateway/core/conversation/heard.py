@@ -15,6 +15,7 @@ from gateway.core.conversation.wire_message import (
     WireMessage,
     is_system,
     read_call_id,
+    read_result_id,
     read_text,
     without_space,
 )
@@ -60,7 +61,7 @@ def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> 
     remaining_path = enumerate(map(_make_repeat_key, path))
     repeats: list[int] = []
     for index, message in enumerate(after):
-        if message.get("role") == "tool" and message.get("tool_call_id") in call_ids:
+        if message.get("role") == "tool" and read_result_id(message) in call_ids:
             return repeats
         if is_system(message):
             continue

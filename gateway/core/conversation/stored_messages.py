@@ -15,7 +15,13 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import has_calls
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.full_reply import FullReply
-from gateway.core.conversation.wire_message import WireMessage, find_callee, read_call_id, read_named_call
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    find_callee,
+    read_call_id,
+    read_named_call,
+    read_result_id,
+)
 from storage.records import REPLY, Exchange
 
 # A number above the index of any hidden message.
@@ -113,8 +119,8 @@ def has_open_calls(exchange: Exchange) -> bool:
         return has_calls(exchange.reply)  # calls of hidden rounds have their results
     # A step's call may be shown as text, so `exchange.reply` may lack it.
     reply, *results = full_reply.messages
-    answered_ids = {message.get("tool_call_id") for message in results}
-    return any(call.get("id") not in answered_ids for call in reply.get("tool_calls") or ())
+    answered_ids = {*map(read_result_id, results)}
+    return any(read_call_id(call) not in answered_ids for call in reply.get("tool_calls") or ())
 
 
 def list_input_messages(exchange: Exchange) -> list[WireMessage]:

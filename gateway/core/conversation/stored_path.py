@@ -18,7 +18,7 @@ from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.plan import Plan, draft_exchange
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
+from gateway.core.conversation.wire_message import WireMessage, read_call_id, read_text, without_space
 from storage.records import Atom, EvictedPart, Exchange, ExchangeState
 
 
@@ -190,7 +190,7 @@ def finish_turn(
     if len(full_reply) < 2:
         return exchange
     gateway_call_ids = {
-        str(call.get("id")) for message in full_reply for call in message.get("tool_calls") or ()
+        read_call_id(call) for message in full_reply for call in message.get("tool_calls") or ()
     }
     return replace(
         exchange,

@@ -24,6 +24,6 @@ def as_statement(line: str) -> str:
     return line
 
 
-def without_statement(text: str) -> str:
+def without_statement_prefix(text: str) -> str:
     """Returns a fact's text without the words that mark it as a user's statement."""
     return text.removeprefix(STATEMENT)

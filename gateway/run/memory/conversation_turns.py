@@ -11,7 +11,13 @@ from msgspec.structs import replace
 from gateway.core.conversation.directions import TurnMessages, insert_directions, read_stored_directions
 from gateway.core.conversation.private import read_private, with_private, without_private
 from gateway.core.conversation.turn_hex import TIME_CHARS, make_begun_hex, make_content_hex
-from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    has_result_role,
+    make_shown_reply,
+    read_result_id,
+    read_text,
+)
 from storage.errors import NotFound
 from storage.listing import ListedExchange
 from storage.records import Agent, Exchange, ExchangeState
@@ -160,7 +166,10 @@ def join_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     if len(steps) == 1 or not replies:
         return replies
     gateway_call_ids = {
-        message.get("tool_call_id") for step in steps[1:] for message in orjson.loads(step.input or b"[]")
+        read_result_id(message)
+        for step in steps[1:]
+        for message in orjson.loads(step.input or b"[]")
+        if has_result_role(message)
     }
     return [make_shown_reply(replies, gateway_call_ids)]
 

@@ -139,7 +139,7 @@ class Recaller(Struct, frozen=True):
         outcome = NO_SEARCH
         search_ms = 0.0
         if budget.fitting_tokens > 0 and _may_find_more(context, prompt.window):
-            memory = RequestSearch(
+            search = RequestSearch(
                 store=self.store,
                 context=context,
                 prompt=prompt,
@@ -149,8 +149,8 @@ class Recaller(Struct, frozen=True):
                 recall_time=RecallTime(self._choose_limit_ms(context), started_at),
                 trace=trace,
             )
-            search = NoteSearch(memory, budget, _list_names(context, name), self.settings.idle_s)
-            outcome = await search.search_and_choose(text)
+            note_search = NoteSearch(search, budget, _list_names(context, name), self.settings.idle_s)
+            outcome = await note_search.search_and_choose(text)
             search_ms = (time.perf_counter() - started_at) * 1000
         found_messages, choice, failure = outcome
         note = render_request_note(

@@ -111,27 +111,24 @@ class AttemptRecord:
 
     def note_failure(self, endpoint: str, kind: str) -> None:
         """Notes the failure of the last attempt, which has no reply for the client."""
-        self._mark_failed(kind)
+        self.note_failed_reply(kind)
         self._note_last_outcome(endpoint, kind, is_error=True)
 
-    def note_error_event(self, kind: str) -> None:
-        """Notes the failure of an attempt with an error that is counted already. The client gets it as an event."""
-        self._mark_failed(kind)
+    def note_failed_reply(self, kind: str) -> None:
+        """Notes that the reply is an error or has broken off. It is counted elsewhere, or not at all."""
+        self.is_answered = False
+        self.call.failure = kind
 
     def note_break(self, endpoint: str, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off."""
         kind = get_error_kind(error)
-        self._mark_failed(kind)
+        self.note_failed_reply(kind)
         if self.call.status < 400:  # an error status is counted already
             self.metrics.upstream_errors.inc(endpoint, kind)
 
     def end_reply(self) -> None:
         """Notes that the last reply has ended, so that no other reply takes its place. Idempotent."""
         self._outcomes.settle()
-
-    def _mark_failed(self, kind: str) -> None:
-        self.is_answered = False
-        self.call.failure = kind
 
     def _note_last_outcome(
         self, endpoint: str, outcome: str, *, is_error: bool, is_provisional: bool = False

@@ -402,7 +402,7 @@ class Attempts:
         reply = await self._send_until_answered(next_request, source)
         if reply.status >= 400:
             # The head has left, so the client gets the error as an event, which is no break.
-            self._record.note_error_event(str(reply.status))
+            self._record.note_failed_reply(str(reply.status))
         return reply
 
     def _record_success(self) -> None:

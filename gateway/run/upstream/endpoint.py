@@ -50,9 +50,9 @@ class Endpoint(Struct):
 
 
 class MendedRequest(Struct, frozen=True):
-    """A request that is sent again without the content that the endpoint has refused."""
+    """A request that is sent again in another form, since the endpoint has refused it."""
 
-    # The request without that content.
+    # The request without the refused content, or with a shorter prompt.
     request: ModelRequest
     # The target of the request. After a cut of the prompt it has the window to which the prompt was cut.
     target: Target

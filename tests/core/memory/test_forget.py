@@ -100,6 +100,8 @@ def rebuilt(block: Block, later: list[RevisedValue]) -> str:
         # A name of three letters, an abbreviation, and the commonest words of English and of German.
         ("Partner: Amy", "Married to Amy\nPlays chess", "Plays chess"),
         ("Has HIV", "Takes pills for HIV\nHas the flat", "Has the flat"),
+        ("Partnerin: Amy, arbeitet bei Bosch", "Wohnt bei Bern\nAmy ist Lehrerin", "Wohnt bei Bern"),
+        ("Sie hat HIV", "Hat zwei Hunde", "Hat zwei Hunde"),
         ("Ist in der Bank", "Ist im Chor der Stadt", "Ist im Chor der Stadt"),
     ],
 )

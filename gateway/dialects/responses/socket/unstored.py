@@ -173,8 +173,10 @@ def _join_items(cached_items: Sequence[bytes], new_items: Sequence[bytes]) -> li
     whole_list = [*cached_items, *new_items]
     try:
         resent = [*takewhile(_is_reply, map(orjson.loads, new_items))]
+        if not resent:
+            return whole_list
         last_items = [*filter(_is_reply, map(orjson.loads, cached_items[-1:]))]
-        if not resent or not last_items:
+        if not last_items:
             return whole_list
         heard = as_heard(last_items, resent)
     except (orjson.JSONDecodeError, AttributeError, TypeError):
