@@ -16,13 +16,16 @@ ProviderError
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 Phase = Literal["connect", "first byte", "between chunks", "total"]
 
 
 class ProviderError(Exception):
     """An error of a request to a provider. message: a sentence about the fault and what was seen."""
+
+    # True if the same request may succeed another time.
+    is_transient: ClassVar[bool] = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -66,11 +69,15 @@ class UnfinishedEvent(ProviderReplyBroken):
 
 
 class ProviderTooLarge(ProviderError):
-    """A reply, or one event of it, is larger than its bound."""
+    """A reply, or one event of it, is larger than its bound. The next one would be as large."""
+
+    is_transient = False
 
 
 class ReplyQuotaUsedUp(ProviderTooLarge):
-    """All replies under way are larger than their bound together, so the same request may succeed another time."""
+    """All replies under way are larger than their bound together."""
+
+    is_transient = True
 
 
 class BatchOutcomeUnknown(ProviderError):

@@ -167,7 +167,7 @@ class ScriptedProvider:
 
 @dataclass(slots=True)
 class ScriptedReply:
-    """A reply made of prepared pieces. Implements `ModelReply`, which documents the methods and these two fields."""
+    """A reply made of prepared pieces. Implements `ModelReply`, which documents the methods."""
 
     # The HTTP status.
     status: int

@@ -17,7 +17,7 @@ from uuid import uuid4
 from adapters.base import Provider
 from adapters.batch.batch_provider import MAX_RESULT_BYTES, BatchPart, PartResult, PartState, is_transient
 from adapters.batch.sdk_errors import read_error_message
-from adapters.errors import ProviderError, ProviderTooLarge, ReplyQuotaUsedUp
+from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
 
@@ -152,10 +152,8 @@ class LocalBatches:
             finally:
                 await reply.aclose()
         except ProviderError as error:
-            # A reply that is too large by itself costs as much the next time.
-            may_succeed = not isinstance(error, ProviderTooLarge) or isinstance(error, ReplyQuotaUsedUp)
             return _AttemptResult(
-                PartResult(custom_id, "errored", message=error.message, is_transient=may_succeed)
+                PartResult(custom_id, "errored", message=error.message, is_transient=error.is_transient)
             )
         if reply.status == 200:
             return _AttemptResult(PartResult(custom_id, "succeeded", raw))

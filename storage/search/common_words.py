@@ -114,6 +114,7 @@ def select_distinctive(text: str, words: Sequence[str]) -> list[str]:
 def is_function_word(word: str) -> bool:
     """Returns whether a word is among the most common of some language, such as "the" or "bei"."""
     degrees = load_degrees()
+    # `list_terms` leaves out the function words of English, which have no term.
     return all(
         _SHARES[max(unpack_degrees(degrees.get(term, 0)))] > _FUNCTION_SHARE for term in list_terms(word)
     )

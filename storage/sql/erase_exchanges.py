@@ -172,16 +172,16 @@ async def find_occurrences(connection: Connection, agent_row: int, seq: int) -> 
         [] if exchange.active else await _find_alternatives(connection, agent_row, exchange, is_active=True)
     )
     inactive_rows = await _find_alternatives(connection, agent_row, exchange, is_active=False)
+    atoms = exchange.inputs[seq - exchange.seq]
     for row in (*replacing_rows, *inactive_rows):
         alternative = await exchanges.find_exchange(connection, agent_row, row)
         assert alternative is not None  # it was found in this transaction
-        if row in inactive_rows:
+        if not alternative.active:
             if not _is_repeated_in(alternative, exchange, seq):
                 continue
             if alternative.shown_reply is not None:
                 # No list has the reply of such a send, which may quote the message.
                 occurrences.append(MessageOccurrence(row, alternative.reply_seq))
-        atoms = exchange.inputs[seq - exchange.seq]
         occurrences += [
             MessageOccurrence(row, alternative.seq + index)
             for index, input_atoms in enumerate(alternative.inputs)

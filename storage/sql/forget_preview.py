@@ -471,16 +471,16 @@ def _add_counts(
     target: the target; its facts are not counted yet.
     """
     erased_seqs = {fact.seq for fact in message_counts.facts}
-    with_messages, with_names = message_counts.counts, named_counts.counts
+    message_totals, named_totals = message_counts.counts, named_counts.counts
     counts = ForgetCounts(
-        messages=with_messages.messages,
-        facts=with_messages.facts + sum(seq not in erased_seqs for seq in target.fact_seqs),
-        passages=with_messages.passages + with_names.passages,
-        versions=with_messages.versions + with_names.versions,
-        summaries=with_messages.summaries,
+        messages=message_totals.messages,
+        facts=message_totals.facts + sum(seq not in erased_seqs for seq in target.fact_seqs),
+        passages=message_totals.passages + named_totals.passages,
+        versions=message_totals.versions + named_totals.versions,
+        summaries=message_totals.summaries,
         notes=None
-        if with_messages.notes is None or with_names.notes is None
-        else with_messages.notes + with_names.notes,
+        if message_totals.notes is None or named_totals.notes is None
+        else message_totals.notes + named_totals.notes,
     )
     changes = tuple(dict.fromkeys((*message_counts.changes, *named_counts.changes)))
     rebuilt_count = message_counts.rebuilt_count + named_counts.rebuilt_count

@@ -105,7 +105,7 @@ class Recall(StoreGroup):
         only_strong: True for a search that no caller asked for, as in `rank.rank`.
         takes: a function that returns whether the search may return a message; None: it may return all.
         vector: the query's vector, or the result of `compare` for it; None: the search goes by words alone.
-        trace: the trace that is filled; None: no trace is kept.
+        trace: the trace that is filled; None: no trace is made.
 
         Raises: StoreTimeout, StoreUnavailable; StoreCorrupt: the index or a row of this memory is damaged.
         """

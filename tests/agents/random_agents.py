@@ -1,4 +1,4 @@
-"""Agents that are used at random over REST.
+"""Agents that are used at random by the agents API.
 
 A seed decides all requests, however many gateways there are and whatever they have cached. So tests compare the replies
 and the requests that the upstream gets. In both an id is replaced by the number of its first appearance, and times,

@@ -1,4 +1,4 @@
-"""One agent over REST and over chat completions: what was said on one side is known on the other."""
+"""One agent by the agents API and by chat completions: what was said on one side is known on the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat completions to agents that were made over REST: by name and by id, in a tree of their own or in `default`."""
+"""Chat completions to agents of the agents API: by name and by id, in a tree of their own or in `default`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools that are made over REST, by the client's own methods."""
+"""Tools of the agents API, made by the client's own methods."""
 
 from __future__ import annotations
 

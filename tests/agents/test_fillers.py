@@ -1,4 +1,4 @@
-"""Speech before a tool by agents that were made over REST: streamed, listed, and never recalled."""
+"""Speech before a tool by agents of the agents API: streamed, listed, and never recalled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model reads last about a memory block is what holds, in conversations of agents over REST."""
+"""What a model reads last about a memory block is what holds, in conversations of the agents API."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Phone calls of LiveKit Agents with a voice agent, which says a filler before its tool runs, and is interrupted.
 
-The agent is created over REST. LiveKit reaches it by `LLM.with_letta`, or by its model name and a room.
+The agent is created by the agents API. LiveKit reaches it by `LLM.with_letta`, or by its model name and a room.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def sent_messages(world: LettaWorld) -> list[Any]:
 
 
 async def search_messages(world: LettaWorld, query: str) -> str:
-    """Returns the agent's messages that a search over REST finds, as text."""
+    """Returns the agent's messages that a search of the agents API finds, as text."""
     agent_id = (await asyncio.to_thread(world.ask, "GET", "/v1/agents/"))[1][0]["id"]
     body = {"query": query, "agent_id": agent_id}
     return str((await asyncio.to_thread(world.ask, "POST", "/v1/messages/search", body))[1])

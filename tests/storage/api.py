@@ -1,4 +1,4 @@
-"""Agents that are made over REST, for tests of the store."""
+"""Agents of the agents API, for tests of the store."""
 
 from __future__ import annotations
 

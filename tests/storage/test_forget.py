@@ -1358,7 +1358,7 @@ def test_every_table_with_rows_of_a_memory_is_emptied_with_it(tmp_path: Path) ->
     assert tables - emptied == elsewhere.keys()
 
 
-# -- agents that are made over REST
+# -- agents of the agents API
 
 
 async def test_no_table_and_no_log_has_a_word_of_a_deleted_agent(store: Store, holds: Holds) -> None:

@@ -611,7 +611,7 @@ def test_counting_is_near_what_the_turn_takes_and_leaves_nothing(
     assert counted.input_tokens == pytest.approx(takes, rel=0.1)
 
 
-# -- agents that were made over REST
+# -- agents of the agents API
 
 
 @pytest.mark.agents

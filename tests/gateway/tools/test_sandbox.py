@@ -25,7 +25,7 @@ from gateway.agents.tools import syscall_filter
 from gateway.agents.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from storage.records import Block
-from tests.patience import PATIENCE_S, becomes, comes
+from tests.patience import PATIENCE_S, comes
 
 
 def _why_not() -> str | None:
@@ -333,11 +333,11 @@ def _list_running(marker: str) -> list[int]:
 
 
 async def _wait_until_running(marker: str) -> None:
-    await asyncio.to_thread(becomes, lambda: _list_running(marker))
+    await comes(lambda: _list_running(marker))
 
 
 async def _wait_until_ended(marker: str) -> None:
-    await asyncio.to_thread(becomes, lambda: not _list_running(marker))
+    await comes(lambda: not _list_running(marker))
 
 
 HELD = """
