@@ -172,10 +172,10 @@ class NotificationListener:
         """Listens until the connection is lost."""
         if self._target is None:
             return
+        # From here, so that `reconnect` also replaces a connection that is being opened.
+        connection_lost = self._connection_lost = asyncio.Event()
         raw = await connect(self._target)
         try:
-            connection_lost = asyncio.Event()
-            self._connection_lost = connection_lost
             raw.add_termination_listener(lambda _: connection_lost.set())
             for channel in self._callbacks:
                 await raw.add_listener(_PREFIX + channel, self._handle_notification)

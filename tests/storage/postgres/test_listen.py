@@ -87,3 +87,14 @@ async def test_a_connection_that_ends_is_logged_and_so_is_the_next_one(
     proxy.allow()
     await comes(lambda: caplog.messages[-1] == "Notifications from PostgreSQL arrive again.")
     await ears.close()
+
+
+async def test_a_connection_that_is_being_opened_is_replaced_too(proxy: Proxy) -> None:
+    ears = Ears(proxy.url)
+    proxy.stall()
+    ears.begin()
+    await comes(lambda: proxy.connection_count == 1)
+    ears.reconnect()
+    proxy.flow()
+    await comes(lambda: proxy.connection_count == 2)
+    await ears.close()
