@@ -13,13 +13,13 @@ from starlette.routing import Route
 from gateway.errors import BadRequest, BodyTooLarge, NotAuthenticated
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.serving import ADMIN_HEADER
-from gateway.run.admin.streams import MAX_LINE_CHARS
+from gateway.run.admin.streams import MAX_PAGE_JSON_BYTES
 from gateway.web.json_response import JsonResponse
 from gateway.web.request_info import get_request_info
 
 ADMIN_PREFIX = "/admin/"
-# The most bytes of an operation's arguments.
-_MAX_ARGUMENT_BYTES = MAX_LINE_CHARS
+# The most bytes of an operation's arguments: a page of lines, and 64 KiB for the other arguments and the commas.
+_MAX_ARGUMENT_BYTES = MAX_PAGE_JSON_BYTES + (64 << 10)
 
 
 def make_admin_routes(operations: OperationTable, token: str) -> list[Route]:

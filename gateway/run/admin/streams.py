@@ -12,12 +12,15 @@ from typing import IO
 
 from gateway.errors import BadRequest, GatewayError
 
-# The longest line of an import. A line is sent to the gateway as it is, in the arguments of an operation.
-MAX_LINE_CHARS = 128 << 20
+# The longest line of an import.
+MAX_LINE_BYTES = 128 << 20
 # The lines after which a page of lines ends. Not measured: smaller pages cost more requests, larger ones more memory.
 _PAGE_LINES = 200
-# The characters after which it ends.
-_PAGE_CHARS = 1 << 20
+# The bytes after which it ends.
+_PAGE_BYTES = 1 << 20
+# The most bytes of a page in the arguments of an operation. They are JSON, where a quote or a backslash of a line takes
+# two bytes.
+MAX_PAGE_JSON_BYTES = 2 * (_PAGE_BYTES + MAX_LINE_BYTES)
 
 
 def open_closed_streams() -> None:
@@ -108,18 +111,22 @@ def _map_errors(name: str) -> Iterator[None]:
 def split_lines(file: IO[str]) -> Iterator[list[str]]:
     """Yields the lines of a file in pages, one for each request to a gateway. Raises: BadRequest: a line is too long.
 
-    A page ends with the line that reaches `_PAGE_LINES` or `_PAGE_CHARS`.
+    A page ends with the line that reaches `_PAGE_LINES` or `_PAGE_BYTES`.
     """
     page: list[str] = []
-    char_count = 0
-    while line := file.readline(MAX_LINE_CHARS + 1):
-        if len(line) > MAX_LINE_CHARS:
-            raise BadRequest(f"This is no export: a line has more than {MAX_LINE_CHARS:,} characters.")
+    page_bytes = 0
+    line_number = 0
+    # As many characters have as many bytes or more.
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        line_number += 1
+        line_bytes = len(line.encode())
+        if line_bytes > MAX_LINE_BYTES:
+            raise BadRequest(f"This is no export: line {line_number} has more than {MAX_LINE_BYTES:,} bytes.")
         page.append(line.rstrip("\n"))
-        char_count += len(line)
-        if len(page) >= _PAGE_LINES or char_count >= _PAGE_CHARS:
+        page_bytes += line_bytes
+        if len(page) >= _PAGE_LINES or page_bytes >= _PAGE_BYTES:
             yield page
             page = []
-            char_count = 0
+            page_bytes = 0
     if page:
         yield page

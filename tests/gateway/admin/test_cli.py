@@ -887,13 +887,15 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(
 ) -> None:
     Path("bad.jsonl").write_bytes(b"\xff\n")
     Path("endless.jsonl").write_bytes(b" " * 1001)
-    monkeypatch.setattr("gateway.run.admin.streams.MAX_LINE_CHARS", 1000)
+    Path("accents.jsonl").write_text("\n" + "\u00e9" * 501, encoding="utf-8")
+    monkeypatch.setattr("gateway.run.admin.streams.MAX_LINE_BYTES", 1000)
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "alice"}).status == 200
         gateway.call(gateway.app.services.idle.wait())
     with owner(upstream, database) if is_served else nullcontext():
         for arguments, says in [
-            (("import", "endless.jsonl"), "This is no export: a line has more than 1,000 characters."),
+            (("import", "endless.jsonl"), "This is no export: line 1 has more than 1,000 bytes."),
+            (("import", "accents.jsonl"), "This is no export: line 2 has more than 1,000 bytes."),
             (("import", "nope.jsonl"), "nope.jsonl: No such file"),
             (("import", "."), ".: Is a directory"),
             (("import", "bad.jsonl"), "bad.jsonl: 'utf-8' codec can't decode"),
