@@ -17,7 +17,8 @@ from adapters.types import Json
 # "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is no match: it is a path in the
 # translated body, which the caller has never seen.
 _PARAM = re.compile(r"([A-Za-z_]\w*): ")
-_TOO_LONG_WORDS = "prompt is too long"
+# The beginnings of the errors about the context's length: the prompt alone, and the prompt with the reply.
+_TOO_LONG_WORDS = ("prompt is too long", "input length and `max_tokens` exceed context limit")
 
 
 class Untranslatable(Exception):

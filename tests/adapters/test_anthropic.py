@@ -1009,9 +1009,14 @@ async def test_an_error_reports_what_anthropic_reported(
     provider: Anthropic, upstream: StrictAnthropic
 ) -> None:
     long = "prompt is too long: 201000 tokens > 200000 maximum"
+    long_with_reply = (
+        "input length and `max_tokens` exceed context limit: 199759 + 8192 > 200000, decrease input length or "
+        "`max_tokens` and try again"
+    )
     upstream.queue(
         refuse(429, "rate_limit_error", "Slow down.", **{"anthropic-ratelimit-requests-remaining": "0"}),
         refuse(400, "invalid_request_error", long),
+        refuse(400, "invalid_request_error", long_with_reply),
         raw(b"<html>bad gateway</html>", content_type="text/html", status=502),
     )
     reply = await provider.send(request())
@@ -1022,8 +1027,10 @@ async def test_an_error_reports_what_anthropic_reported(
     headers = dict(reply.headers)
     assert headers["anthropic-ratelimit-requests-remaining"] == "0"
     assert headers["request-id"] == "req_refused"
-    status, body = await answer(provider, request())
-    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+    for words in (long, long_with_reply):
+        status, body = await answer(provider, request())
+        assert status == 400
+        assert (body["error"]["code"], body["error"]["message"]) == ("context_length_exceeded", words)
     page = await provider.send(request())
     assert (page.status, await page.read(1000)) == (502, b"<html>bad gateway</html>")
     await page.aclose()
