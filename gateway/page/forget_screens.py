@@ -463,6 +463,7 @@ class _ForgetScreens(Struct, frozen=True):
             RemainingRecord(
                 f"Block {each.label}, which each reply is told:",
                 access.path("b", each.label),
+                kind="block",
                 quote=shorten(" ".join(each.value.split()), _BLOCK_CHARS),
             )
             for each in await self.views.blocks.list_by_uid(access.project, access.uid)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from msgspec import UNSET, Struct, UnsetType
@@ -53,12 +53,19 @@ _MIN_QUOTED_LETTERS = 12
 _SEARCH_DEADLINE_MS = 50.0
 
 
+# "source": a message from which a fact came. "turn": the reply or the question of a message. "reply": a reply of
+# another turn. "replacement": a fact that a fact replaced, or that replaced it. "fact": any other fact. "block": a
+# block. "remark": no single text.
+RemainingKind = Literal["source", "turn", "reply", "replacement", "fact", "block", "remark"]
+
+
 class RemainingRecord(Struct, frozen=True):
     """A text or a fact that remains."""
 
     text: str
     # The page that shows it, relative to /ui/; None: no page does.
     href: str | None = None
+    kind: RemainingKind = "remark"
     # For a reply: its number.
     message: int | UnsetType = UNSET
     # For a reply, a question or a fact: the beginning of its text.
@@ -112,6 +119,7 @@ class RemainingTexts:
             RemainingRecord(
                 f"Message {source.seq}, which it came from. It is not learned again from there:",
                 source.href,
+                kind="source",
                 quote=shorten(source.text, SHOWN_CHARS),
             )
             for source in page.fact.sources
@@ -126,7 +134,8 @@ class RemainingTexts:
             relation = "is true instead" if page.after.until is None else "replaced it"
             facts.append((f"Fact {page.after.seq}, which {relation}.", page.after))
         stays += [
-            RemainingRecord(text, page_path("m", self._memory.uid, "f", fact.seq)) for text, fact in facts
+            RemainingRecord(text, page_path("m", self._memory.uid, "f", fact.seq), kind="replacement")
+            for text, fact in facts
         ]
         return [*stays, self.make_other_mentions(page.fact.text)]
 
@@ -189,6 +198,7 @@ class RemainingTexts:
             RemainingRecord(
                 f"Fact {fact.seq}:",
                 page_path("m", self._memory.uid, "f", fact.seq),
+                kind="fact",
                 quote=shorten(fact.text, SHOWN_CHARS),
                 has_words=self._has_words(fact.text) or UNSET,
             )
@@ -235,7 +245,7 @@ class RemainingTexts:
         is_reply = all(record.role == "assistant" for record in rest)
         numbers = ", ".join(str(record.seq) for record in rest)
         text = f"Its {'reply' if is_reply else 'question'}: message {numbers}."
-        remaining = self._with_quote(RemainingRecord(text), last_message)
+        remaining = self._with_quote(RemainingRecord(text, kind="turn"), last_message)
         forget_page = page_path("m", self._memory.uid, "forget")
         if not self._words or has_words(going_text, self._words) == remaining.has_words:
             href = f"{forget_page}?exchange={seq}"
@@ -322,7 +332,7 @@ class RemainingTexts:
                 if row in quoting_rows:
                     relations.append("quotes it")
                 text = f"A reply that {' and '.join(relations)}: message {reply.seq}."
-                replies.append(self._with_quote(RemainingRecord(text, href), reply))
+                replies.append(self._with_quote(RemainingRecord(text, href, kind="reply"), reply))
         return replies
 
     def _with_quote(self, record: RemainingRecord, message: MessageRecord) -> RemainingRecord:

@@ -1104,7 +1104,9 @@ def test_a_preview_names_the_facts_that_stay_the_nearest_first(operator: Operato
     )
     learn(operator.world, agent, "He has a Gazelle.")
     forget = f"m/{agent.uid}/forget?message=1"
-    named = [each for each in operator.twin(forget)["stays"] if each["text"].startswith("Fact ")]
+    stays = operator.twin(forget)["stays"]
+    assert [each["kind"] for each in stays] == ["turn", "remark", "remark", *["fact"] * 5]
+    named = [each for each in stays if each["kind"] == "fact"]
     assert [each["text"] for each in named] == [f"Fact {n}:" for n in (size, *others[:1:-1])]
     # They hid the button: folded are all that do not have the words for which the message goes.
     sought = f"{forget}&back={quote(f'm/{agent.uid}/words?q=Gazelle', safe='')}"
@@ -1129,7 +1131,7 @@ def test_a_preview_names_no_fact_that_stays_where_more_go_than_it_lists(operator
     forget = f"m/{agent.uid}/forget?message=1"
     preview = operator.twin(forget)
     assert (preview["more_facts"], len(preview["facts"])) == (21, 20)
-    assert not [each for each in preview["stays"] if each["text"].startswith("Fact ")]
+    assert "fact" not in [each["kind"] for each in preview["stays"]]
     shown = plain(page(operator, forget))
     assert "21 facts go too, unless you keep some of the newest 20 above." in shown
 
