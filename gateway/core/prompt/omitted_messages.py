@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_user
+from gateway.core.conversation.canonical import is_result, is_user
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
@@ -136,8 +136,9 @@ def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list
         ):
             sendable += present_elements
         elif is_continued_by_list and group is groups[-1]:
-            # The first messages of the list belong to this group, so no older message may stand right before them.
-            return []
+            # The first messages of the list belong to this group, so no older message may stand right before them. The
+            # results of tools go with their calls.
+            return present_elements if is_result(listing.atoms[0]) else []
     return sendable
 
 

@@ -711,6 +711,26 @@ def test_later_responses_read_nothing_of_a_turn_with_a_deleted_item(
     assert asked(upstream) == ["She is grey.", "Ok.", "Which colour?"]
 
 
+@pytest.mark.parametrize("deleted", [2, 5], ids=["the question", "the answer"])
+def test_a_result_goes_with_its_call_after_a_deletion(
+    world: World, upstream: StrictUpstream, deleted: int
+) -> None:
+    conversation = world.sdk.conversations.create()
+    asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
+    respond(world, input="Hello.", **asked_with)
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"})))
+    respond(world, input="The weather?", **asked_with)
+    call_id = items_of(world, conversation.id)[-1]["call_id"]
+    result: Any = {"type": "function_call_output", "call_id": call_id, "output": "Sunny"}
+    if deleted == 5:  # then the call waits for its result again
+        respond(world, input=[result], **asked_with)
+    item = items_of(world, conversation.id)[deleted]
+    world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
+    respond(world, input=[result], **asked_with)
+    roles = [message["role"] for message in upstream.last.messages]
+    assert roles == (["user"] if deleted == 5 else []) + ["assistant", "tool"]
+
+
 @pytest.mark.parametrize(
     "again",
     [
