@@ -78,6 +78,7 @@ def translate_request(
     claude_request |= {
         key: value for key, value in body.items() if key not in _NOT_COPIED_FIELDS and value is not None
     }
+    _cap_temperature(claude_request)
     if body.get("stream"):
         claude_request["stream"] = True
     _set_stop(claude_request, body.get("stop"))
@@ -139,6 +140,16 @@ def _read_system_field(system: Any) -> list[Json]:
         "system",
         "invalid_type",
     )
+
+
+def _cap_temperature(claude_request: Json) -> None:
+    """Lowers a temperature above 1, which only OpenAI's dialect has, as Anthropic's endpoint for OpenAI's SDK does.
+
+    (platform.claude.com/docs/en/api/openai-sdk)
+    """
+    temperature = claude_request.get("temperature")
+    if isinstance(temperature, int | float) and temperature > 1:
+        claude_request["temperature"] = 1
 
 
 def _set_stop(claude_request: Json, stop: Any) -> None:
