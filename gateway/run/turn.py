@@ -246,6 +246,7 @@ class TurnRun:
                 await self._read_stream(reply)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
+                self.call.receipt.clock.note_answer()
                 self.attempts.call.note_piece(body)
                 if reply.status >= 400:
                     body = self._requests.with_client_indexes(body)
@@ -338,7 +339,6 @@ class TurnRun:
                         case commands.SendBody(data):
                             await self.sink.write(data)
                         case commands.SendWhole():
-                            self.call.receipt.clock.note_answer()
                             self._whole_reply = command
                         case commands.Save(outcome):
                             next_commands += await self._save_turn(outcome)
@@ -508,7 +508,7 @@ class TurnRun:
 
     async def _save_turn(self, outcome: TurnOutcome) -> list[Command]:
         """Saves the turn. From now on `stop` does nothing."""
-        # A whole reply ends here.
+        # A stream that the client gets as one body ends here.
         self.call.receipt.clock.note_answer()
         self._stoppable_task = None
         self._report_prompt_tokens(outcome)

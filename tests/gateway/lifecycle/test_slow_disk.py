@@ -68,6 +68,16 @@ def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
         assert world.counted("mnemogate_writer_queue") == 0
 
 
+def test_the_wait_for_the_commit_is_time_that_the_gateway_adds(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The head of a whole reply waits for the commit: here for the longest wait, 200 ms."""
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.2) as world, stalled(world):
+        whole = world.post("One.")
+        assert not durable(whole)
+        assert float(whole.headers["x-mnemogate-added-ms"]) >= 199
+
+
 def test_the_next_request_waits_for_a_turn_that_was_released(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
