@@ -23,6 +23,7 @@ from gateway.web.json_response import JsonResponse
 from gateway.web.messages_paths import is_anthropic_client
 from gateway.web.raw_headers import read_upstream_name
 from gateway.web.request_info import RequestInfo, get_request_info
+from storage.definition_records import Definition
 from storage.errors import StoreError
 from storage.listing import NamedAgent
 
@@ -36,8 +37,11 @@ class NamedAgents(Protocol):
     async def list_newest(self, project: str, limit: int) -> Sequence[NamedAgent]:
         """Returns the newest agents of a project."""
 
-    async def find_by_name_or_uid(self, project: str, name: str, uid: str | None) -> Sequence[NamedAgent]:
-        """Returns a project's agent with this public id, or at most two with this name. uid: None: it is a name."""
+    async def find_by_name_or_uid(self, project: str, name: str, uid: str | None) -> Sequence[Definition]:
+        """Returns the definition of a project's agent with this public id, or of at most two agents with this name.
+
+        uid: the public id; None: the name is searched for.
+        """
 
 
 def make_model_routes(models: ModelList, agents: NamedAgents | None) -> list[Route]:
@@ -97,7 +101,8 @@ class _ModelHandlers:
         counts = Counter(agent.name for agent in named_agents)
         return [
             _make_entry(
-                AGENT_PREFIX + (agent.name if counts[agent.name] == 1 else make_id("agent", agent.uid)), agent
+                AGENT_PREFIX + (agent.name if counts[agent.name] == 1 else make_id("agent", agent.uid)),
+                agent.created,
             )
             for agent in named_agents
         ]
@@ -109,10 +114,12 @@ class _ModelHandlers:
             return None
         name = model.removeprefix(AGENT_PREFIX)
         try:
-            found = await agents.find_by_name_or_uid(info.caller.project, name, parse_uid("agent", name))
+            definitions = await agents.find_by_name_or_uid(
+                info.caller.project, name, parse_uid("agent", name)
+            )
         except StoreError:
             return None  # the name may be a profile's
-        return _make_entry(model, found[0]) if len(found) == 1 else None
+        return _make_entry(model, definitions[0].created) if len(definitions) == 1 else None
 
     def _find_agents(self, info: RequestInfo) -> NamedAgents | None:
         """Returns the agents of the agents API if the caller has any."""
@@ -120,6 +127,10 @@ class _ModelHandlers:
         return self.agents if info.caller.user is None else None
 
 
-def _make_entry(model: str, agent: NamedAgent) -> dict[str, Any]:
-    """Returns an agent as a model. model: the name under which chat completions ask the agent."""
-    return {"id": model, "object": "model", "created": int(agent.created), "owned_by": "mnemogate"}
+def _make_entry(model: str, created: float) -> dict[str, Any]:
+    """Returns an agent as a model.
+
+    model: the name under which chat completions ask the agent.
+    created: the time when the agent was made, in seconds since the epoch.
+    """
+    return {"id": model, "object": "model", "created": int(created), "owned_by": "mnemogate"}

@@ -106,20 +106,16 @@ class AgentResolver(Struct, frozen=True):
 
     async def _resolve(self, project: str, name_or_id: str) -> ResolvedAgent | None:
         """Reads the agent with this id or name. Raises: the errors of `resolve`."""
-        definitions = self.store.definitions
         uid = ids.parse_uid("agent", name_or_id)
-        if uid is not None:
-            definition = await definitions.find(project, DefinitionKind.AGENT, uid)
-        else:
-            same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name_or_id)
-            if len(same_name) > 1:  # the store returns at most two
-                both_ids = " and ".join(ids.make_id("agent", namesake.uid) for namesake in same_name)
-                raise BadRequest(
-                    f"Two agents are named {name_or_id!r}: {both_ids}. Name one by its id.", param="model"
-                )
-            definition = same_name[0] if same_name else None
-        if definition is None:
+        definitions = await self.store.defined_agents.find_by_name_or_uid(project, name_or_id, uid)
+        if not definitions:
             return None
+        if len(definitions) > 1:  # the store returns at most two
+            both_ids = " and ".join(ids.make_id("agent", definition.uid) for definition in definitions)
+            raise BadRequest(
+                f"Two agents are named {name_or_id!r}: {both_ids}. Name one by its id.", param="model"
+            )
+        definition = definitions[0]
         targets = await self.store.attached.load_targets(definition.memory_row, DefinitionKind.TOOL)
         tools = (await self.tools.load_of_agents({definition.memory_row: targets}))[definition.memory_row]
         sources = [definition, *(tool.definition for tool in tools if tool.definition is not None)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from storage.database import Connection, Row
-from storage.definition_records import DefinitionKind
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, WriteConflict
 from storage.listing import (
     MAX_TAGS,
@@ -201,14 +201,15 @@ class DefinedAgents(StoreGroup):
     @reads
     async def find_by_name_or_uid(
         self, connection: Connection, project: str, name: str, uid: str | None
-    ) -> list[NamedAgent]:
-        """Returns the agent with this public id, or at most two with this name. uid: None: the name is searched for."""
+    ) -> list[Definition]:
+        """Returns the definition of the agent with this public id, or of at most two agents with this name.
+
+        uid: the public id; None: the name is searched for.
+        """
         if uid is None:
-            definitions = await find_definitions_by_name(connection, project, DefinitionKind.AGENT, name)
-        else:
-            definition = await find_definition(connection, project, DefinitionKind.AGENT, uid)
-            definitions = [] if definition is None else [definition]
-        return [NamedAgent(each.name, each.uid, each.created) for each in definitions]
+            return await find_definitions_by_name(connection, project, DefinitionKind.AGENT, name)
+        definition = await find_definition(connection, project, DefinitionKind.AGENT, uid)
+        return [] if definition is None else [definition]
 
     @reads
     async def load_tags(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, list[str]]:
