@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from gateway.cli import main
 from storage.postgres.migration import get_latest_version, load_migrations
 from tests.gateway.forked import ForkedProcess
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.postgres import empty_database, query
 from tests.server import Listener
 
@@ -163,21 +162,19 @@ def test_a_worker_with_a_port_shows_its_health_and_metrics_and_nothing_else() ->
         assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
         found = re.search(r"http://127\.0\.0\.1:(\d+)/health", worker.stdout.readline())
         assert found is not None
-        place = Listener()
-        place.port = int(found[1])
-        assert place.ask("GET", "/health").status == 200
-        ready = place.ask("GET", "/health/ready")
+        listener = Listener()
+        listener.port = int(found[1])
+        assert listener.ask("GET", "/health").status == 200
+        ready = listener.ask("GET", "/health/ready")
         assert (ready.status, ready.json) == (200, {"status": "ok", "store": "ok"})
-        scraped = place.ask("GET", "/metrics").body.decode()
+        scraped = listener.ask("GET", "/metrics").body.decode()
         assert "mnemogate_store_up 1.0" in scraped
         assert "mnemogate_jobs" in scraped
         for path in ("/", "/v1/models", "/v1/agents/", "/ui", "/admin/users", "/v1/manage/usage"):
-            assert place.ask("GET", path).status == 404, path
+            assert listener.ask("GET", path).status == 404, path
         assert main(["keys", "create", "--metrics"]) == 0
-        until = time.monotonic() + PATIENCE_S
-        while place.ask("GET", "/metrics").status != 401:  # it is notified of the first key
-            assert time.monotonic() < until
-        assert place.ask("GET", "/health").status == 200
+        becomes(lambda: listener.ask("GET", "/metrics").status == 401)  # it is notified of the first key
+        assert listener.ask("GET", "/health").status == 200
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(PATIENCE_S) == 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -70,14 +69,14 @@ def send(world: World, data: bytes, query: str = "", user: str = "alice") -> Raw
 
 
 def follow(world: World, begun: RawReply) -> dict[str, Any]:
-    """Waits until an import has ended."""
+    """Waits until an import has ended, and returns its state."""
     assert begun.status == 202, begun.body
-    found, until = begun.json, time.monotonic() + PATIENCE_S
-    while found["status"] == "running":
-        assert time.monotonic() < until
-        time.sleep(0.01)
-        found = world.gateway.ask("GET", f"/v1/manage/imports/{found['id']}", None, OWNER).json
-    return dict(found)
+
+    def read_end() -> dict[str, Any] | None:
+        state = world.gateway.ask("GET", f"/v1/manage/imports/{begun.json['id']}", None, OWNER).json
+        return None if state["status"] == "running" else state
+
+    return becomes(read_end)
 
 
 def counts(found: dict[str, Any], name: str) -> tuple[int, ...]:
@@ -504,18 +503,20 @@ def test_two_that_preview_one_file_both_see_its_end(
         return world.gateway.call(operations.show_named(preview))
 
     for preview in (begin(), begin()):
-        while (found := look(preview))["status"] == "running":
-            pass
-        assert (found["status"], counts(found, "facts")) == ("preview", (3, 3, 0, 0))
+        becomes(lambda preview=preview: look(preview)["status"] != "running")
+        end = look(preview)
+        assert (end["status"], counts(end, "facts")) == ("preview", (3, 3, 0, 0))
     monkeypatch.setattr(import_operations, "_PREVIEW_RETENTION_S", 0.0)
+    dropped = begin()
 
-    def look_on(preview: RawArguments) -> None:
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            look(preview)
+    def is_unknown() -> bool:
+        try:
+            look(dropped)
+        except UnknownId:
+            return True
+        return False
 
-    with pytest.raises(UnknownId):
-        look_on(begin())
+    becomes(is_unknown)
 
 
 def test_a_file_for_which_there_is_no_room_is_refused_with_the_reason(
@@ -942,8 +943,7 @@ def test_the_command_goes_on_after_a_kill_through_a_gateway_and_without_one(
         headers = {"x-mnemogate-admin": token}
         begun = process.ask("POST", "/v1/manage/imports?user=alice", file.read_bytes(), headers).json
         one = f"/v1/manage/imports/{begun['id']}"
-        while not process.ask("GET", one, headers=headers).json["messages"]["new"]:
-            pass
+        becomes(lambda: process.ask("GET", one, headers=headers).json["messages"]["new"])
         process.kill()
     listed = [json.loads(line) for line in run("imports", "list", "--json").splitlines()]
     assert [each["status"] for each in listed] == ["stopped", "done"]

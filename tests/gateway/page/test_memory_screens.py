@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
@@ -2148,10 +2147,8 @@ def test_a_fact_that_an_import_brought_is_shown(operator: Operator) -> None:
     gateway = operator.world.gateway
     begun = gateway.ask("POST", "/v1/manage/imports?user=alice", b"- Alice drives a Fiat.\n", key)
     assert begun.status == 202, begun.body
-    until = time.monotonic() + PATIENCE_S
-    while gateway.ask("GET", f"/v1/manage/imports/{begun.json['id']}", None, key).json["status"] != "done":
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    import_path = f"/v1/manage/imports/{begun.json['id']}"
+    becomes(lambda: gateway.ask("GET", import_path, None, key).json["status"] == "done")
     uid = memory_of(operator.world).uid
     (fact,) = operator.twin(f"m/{uid}/facts")["items"]
     assert fact["origin"] == "import"

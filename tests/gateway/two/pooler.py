@@ -13,14 +13,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import held_port
 
 # The sessions of the pool: few, so that a transaction often gets another session than the one before it.
@@ -83,16 +82,18 @@ class Pooler:
         return self
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, cwd=self._folder)
-        until = time.monotonic() + PATIENCE_S
-        while True:
+        """Runs the process, and waits until it listens."""
+        process = self._process = subprocess.Popen(self._command, cwd=self._folder)
+
+        def is_listening() -> bool:
+            assert process.poll() is None, (self._folder / "log").read_text()
             try:
                 socket.create_connection(("127.0.0.1", self._port), 1.0).close()
-                return
             except OSError:
-                assert self._process.poll() is None, (self._folder / "log").read_text()
-                assert time.monotonic() < until
-                time.sleep(0.01)
+                return False
+            return True
+
+        becomes(is_listening)
 
     def kill(self) -> None:
         process, self._process = self._process, None
