@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,9 @@ from gateway.page.page_request import JSON, PageRequest
 from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, Redirect, View
 from gateway.page.visitor import Visitor
 from gateway.run.admin.page_paths import STATIC
+
+if TYPE_CHECKING:
+    from gateway.page.rendering import Renderer
 
 THEME_COOKIE = "mg_ui_theme"
 
@@ -42,7 +45,15 @@ class ReplyMaker:
     def __init__(self, now: Callable[[], float], paths: Collection[str]) -> None:
         self._now = now
         self._paths = paths
-        self._loaded_renderer: Any = None
+        self._loaded_renderer: Renderer | None = None
+
+    def list_templates(self) -> list[str]:
+        """Returns the names of all templates."""
+        return self._renderer.list_templates()
+
+    def load_template(self, name: str) -> None:
+        """Loads a template, which takes up to 50 ms. Any thread may call it."""
+        self._renderer.load(name)
 
     def make_reply(self, request: PageRequest, answer: Answer) -> PageReply:
         """Returns the answer of a screen or an action as a page, as JSON, as a file, or as a redirect.
@@ -168,7 +179,7 @@ class ReplyMaker:
         return self._render_view(request, View(None, "login.html", "Sign in", context, error))
 
     @property
-    def _renderer(self) -> Any:
+    def _renderer(self) -> Renderer:
         if self._loaded_renderer is None:
             # Jinja2 is loaded with the first page: a gateway whose pages are not visited does not need it.
             from gateway.page.rendering import Renderer

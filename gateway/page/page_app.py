@@ -107,6 +107,8 @@ class PageApp:
         self._read_slots = asyncio.Semaphore(_MAX_READS)
         # One screen is rendered at a time, since each thread takes its share of the interpreter from the event loop.
         self._render_lock = asyncio.Lock()
+        # The task that loads the templates; None: no page was asked for.
+        self._loading: asyncio.Task[None] | None = None
         # A search may take seconds. Other searches wait for it, and other screens do not.
         self._search_lock = asyncio.Lock()
         self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
@@ -176,6 +178,8 @@ class PageApp:
             )
         if scope["path"] == "/ui":
             return redirect("ui/", 307)
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load_templates())
         if request.path.startswith(STATIC):
             return self._reply_maker.get_static(request)
         bearer = read_bearer(scope["headers"]) if request.is_twin and not request.is_for_person else None
@@ -186,6 +190,12 @@ class PageApp:
         if request.path in SIGN_IN_PATHS:
             return await self._sign_in_pages.respond(request)
         return await self._serve(request)
+
+    async def _load_templates(self) -> None:
+        """Loads all templates, one at a time, so that the first look at a screen does not wait for its templates."""
+        for name in self._reply_maker.list_templates():
+            async with self._render_lock:
+                await asyncio.to_thread(self._reply_maker.load_template, name)
 
     async def _check_origin(self, request: PageRequest) -> None:
         """Raises: NotAllowed: a change comes from another origin, or names none where it has to."""

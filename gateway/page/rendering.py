@@ -70,6 +70,14 @@ class Renderer:
         }
         self._environment.globals["next_in"] = next_in
 
+    def list_templates(self) -> list[str]:
+        """Returns the names of all templates."""
+        return self._environment.list_templates()
+
+    def load(self, template: str) -> None:
+        """Loads a template ahead of its first use, which compiles it."""
+        self._environment.get_template(template)
+
     def render(self, template: str, path: str, query: Mapping[str, Any], **context: Any) -> str:
         """Renders a template.
 

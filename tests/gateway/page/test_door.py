@@ -18,6 +18,7 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import speak
 from tests.gateway.page.operator import FORM, Operator
 from tests.gateway.page.person import person_of
+from tests.patience import becomes
 from tests.rows import each_row
 from tests.server import RawReply, serve, settings_for
 
@@ -73,6 +74,18 @@ def test_a_page_is_rendered_outside_the_event_loop(
 
     assert len(threads) == 1
     assert operator.world.gateway.call(loop_thread()) is not threads[0]
+
+
+def test_the_first_page_has_all_templates_loaded(operator: Operator) -> None:
+    """The first look at a conversation took 120 ms, of which its templates were compiled for 110."""
+    assert operator.ask("GET", "login").status == 200
+    renderer = operator.world.gateway.app._page._reply_maker._renderer
+    cache = renderer._environment.cache
+
+    def list_missing() -> set[str]:
+        return {*renderer.list_templates()} - {name for _, name in cache}
+
+    becomes(lambda: not list_missing(), explain=list_missing)
 
 
 # -- headers
