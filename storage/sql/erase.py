@@ -64,7 +64,7 @@ from storage.sql.rebuild import (
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
 from storage.sql.statements import load, load_column, load_rows, run_for_list
-from storage.sql.vectors import forget_indexed
+from storage.sql.vector_chunks import forget_indexed
 
 SQL = load("erase.sql")
 

@@ -32,7 +32,7 @@ from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import has_whole_words
 from storage.sql.sections import empty_sections
 from storage.sql.statements import load, load_column
-from storage.sql.vectors import forget_indexed
+from storage.sql.vector_chunks import forget_indexed
 from storage.store_rules import Rules
 
 SQL = load("erase_exchanges.sql")

@@ -16,7 +16,7 @@ from storage.sql.agents import find_agent_by_id, take_seq
 from storage.sql.exchanges import add_marks
 from storage.sql.rebuild import collect_source_rows
 from storage.sql.statements import load, load_column
-from storage.sql.vectors import forget_indexed
+from storage.sql.vector_chunks import forget_indexed
 
 SQL = load("facts.sql")
 

@@ -39,7 +39,7 @@ from storage.search.tail import Tail
 from storage.sql.passages import load_passages_and_facts_since
 from storage.sql.shown_exchanges import load_unindexed_exchanges
 from storage.sql.terms import load_segments, load_terms_since, load_uncovered
-from storage.sql.vectors import VectorCache
+from storage.sql.vector_cache import VectorCache
 from storage.store_rules import Rules
 
 # The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages

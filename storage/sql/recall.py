@@ -29,7 +29,7 @@ from storage.sql.memory_loader import MemoryLoader, read_messages, search_timeou
 from storage.sql.passages import load_passages, load_passages_and_facts_since
 from storage.sql.search_index import SearchIndex
 from storage.sql.shown_exchanges import load_recent_exchanges
-from storage.sql.vectors import find_joined, find_similarities
+from storage.sql.vector_cache import find_joined_vectors, find_similarities
 from storage.store_rules import Rules
 
 P = ParamSpec("P")
@@ -263,7 +263,7 @@ class Recall(StoreGroup):
         try:
             if size_bytes <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
                 return await self._database.read(find, deadline_ms=deadline_ms)
-            load = partial(find_joined, cache=cache, agent_row=agent.id, model=vector.model)
+            load = partial(find_joined_vectors, cache=cache, agent_row=agent.id, model=vector.model)
             async with search_timeout(None if deadline_ms is None else deadline_ms * _VECTORS_PART):
                 await self._loader.read_once(("vectors", agent.id, vector.model), load)
                 return await self._database.long_read(find, deadline_ms=deadline_ms)

@@ -31,7 +31,7 @@ from storage.sql.terms import (
     mend_terms,
     replace_terms,
 )
-from storage.sql.vectors import begin_embedding_at, forget_indexed
+from storage.sql.vector_chunks import forget_indexed, move_cursor_back
 from storage.store_rules import Rules
 
 SQL = load("search_index.sql")
@@ -260,7 +260,7 @@ async def _remove_from_index(
     for shown_exchange in outdated:
         exchange = shown_exchange.exchange
         await forget_indexed(connection, agent_row, range(exchange.seq, exchange.next_seq))
-        await begin_embedding_at(connection, agent_row, exchange.seq)
+        await move_cursor_back(connection, agent_row, exchange.seq)
     return outdated
 
 

@@ -19,9 +19,9 @@ from storage.records import Agent, Message, Scope, Vector, VectorSimilarities
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, encode
 from storage.search.document import Document
-from storage.sql import recall, vectors
+from storage.sql import recall, vector_cache
 from storage.sql.store import Store
-from storage.sql.vectors import add_vectors, forget_indexed
+from storage.sql.vector_chunks import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S
 from tests.storage.conftest import Holds
@@ -374,7 +374,7 @@ async def test_vectors_that_are_read_while_something_is_forgotten_are_not_cached
     await talk(alice, "tea", "rain")
     agent, cache = alice.agent, store.recall._memories.vectors
     await embed(store, agent)
-    read = vectors._read_chunk
+    read = vector_cache.read_chunk
 
     async def read_and_clear(*given: Any) -> Any:
         found = await read(*given)
@@ -382,7 +382,7 @@ async def test_vectors_that_are_read_while_something_is_forgotten_are_not_cached
         return found
 
     with monkeypatch.context() as forgetting:
-        forgetting.setattr(vectors, "_read_chunk", read_and_clear)
+        forgetting.setattr(vector_cache, "read_chunk", read_and_clear)
         assert "This of tea." in await search(store, agent, "This of tea.")
     assert cache.get(agent.id, MODEL) is None
     assert "This of tea." in await search(store, agent, "This of tea.")
@@ -390,10 +390,10 @@ async def test_vectors_that_are_read_while_something_is_forgotten_are_not_cached
 
 
 def test_the_newest_vectors_stay_in_the_cache_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "CACHE_BYTES", 1)
+    monkeypatch.setattr(vector_cache, "CACHE_BYTES", 1)
     chunk = vector_blobs.read_vectors(vector_blobs.merge(None, {1: unit(1)}))
-    cached = vectors._CachedVectors(1, {}, vector_blobs.join([chunk]))
-    cache = vectors.VectorCache()
+    cached = vector_cache.CachedVectors(1, {}, vector_blobs.join([chunk]))
+    cache = vector_cache.VectorCache()
     cache.put(1, MODEL, cached, 0)
     assert cache.get(1, MODEL) is cached
     cache.put(2, MODEL, cached, 0)

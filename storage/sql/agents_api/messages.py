@@ -21,7 +21,7 @@ from storage.sql.agents import AGENT_COLUMNS, find_agent_by_id, make_agent_recor
 from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.statements import load, load_rows
-from storage.sql.vectors import forget_indexed
+from storage.sql.vector_chunks import forget_indexed
 
 SQL = load("agents_api/messages.sql")
 

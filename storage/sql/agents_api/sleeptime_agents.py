@@ -26,7 +26,7 @@ from storage.sql.job_rows import drop_jobs, raise_epoch
 from storage.sql.jobs import Jobs
 from storage.sql.readers import advance, load_cursor, load_sleeptime_agents
 from storage.sql.statements import load
-from storage.sql.vectors import forget_indexed
+from storage.sql.vector_chunks import forget_indexed
 
 SQL = load("agents_api/sleeptime_agents.sql")
 
