@@ -39,7 +39,7 @@ from typing import NamedTuple
 
 import orjson
 
-from storage.database import Connection, Row
+from storage.database import Connection
 from storage.recall_record import overwrite_forgotten, read_hits
 from storage.records import API_PROFILE, REPLY, MarkKind
 from storage.sql import exchanges
@@ -57,6 +57,7 @@ from storage.sql.rebuild import (
     collect_source_rows,
     erase_edits,
     has_whole_words,
+    load_writable_blocks,
     rebuild_block,
     remove_lost_lines,
     select_erased_rows,
@@ -271,7 +272,7 @@ async def _rebuild_all(
     connection: Connection, work: ErasingWork, texts: Collection[str] = frozenset()
 ) -> None:
     """Rebuilds all blocks. texts: further texts that are erased, in small letters."""
-    for block_row, owner in await _load_writable_blocks(connection, work):
+    for block_row, owner in await load_writable_blocks(connection, work.agent_row, work.target.all):
         if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
             await _invalidate_block(connection, work, block_row, owner)
 
@@ -281,29 +282,21 @@ async def _shorten_versions(connection: Connection, work: ErasingWork, position:
     numbers_by_block: dict[int, set[int]] = {}
     for block_row, number in work.target.block_versions:
         numbers_by_block.setdefault(block_row, set()).add(number)
-    for block_row, owner in await _load_writable_blocks(connection, work) if numbers_by_block else ():
+    if not numbers_by_block:
+        return None
+    for block_row, owner in await load_writable_blocks(connection, work.agent_row, work.target.all):
         numbers = numbers_by_block.get(block_row, ())
         if numbers and await remove_lost_lines(connection, block_row, numbers, work.now):
             await _invalidate_block(connection, work, block_row, owner)
     return None
 
 
-async def _load_writable_blocks(connection: Connection, work: ErasingWork) -> list[Row]:
-    """Returns the row and the owner of each block that the memory's agent could write."""
-    if work.target.all is not None:
-        project, profile = work.target.all
-    else:
-        row = await connection.fetch_row(SQL["scope_of"], (work.agent_row,))
-        if row is None:
-            return []
-        project, profile, _ = row
-    return await connection.fetch_rows(SQL["blocks_seen"], (work.agent_row, project, profile))
-
-
-async def _invalidate_block(connection: Connection, work: ErasingWork, block_row: int, owner: int) -> None:
+async def _invalidate_block(
+    connection: Connection, work: ErasingWork, block_row: int, owner: int | None
+) -> None:
     """Erases the sections that show an old value of a block, and has turns and jobs read the block again.
 
-    owner: the row of the memory that owns the block.
+    owner: the row of the memory that owns the block; None: no memory owns it.
     """
     await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), block_row)
     await empty_sections_showing(connection, block_row)

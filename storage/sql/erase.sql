@@ -33,10 +33,6 @@ UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key
 -- piece: erase_facts (postgres)
 DELETE FROM facts
 
--- name: scope_of
--- Reads the scope of a memory.
-SELECT project, profile, subject FROM agents WHERE id = ?
-
 -- name: item_holders
 -- Finds a page of the definitions with items of a memory: the definition of the conversation ?3, and the definitions
 -- that have not changed since a time.
@@ -112,17 +108,6 @@ SELECT seq FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 -- name: passages_there
 -- Reads which of some numbers are of passages.
 SELECT seq FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64} AND text <> ''
-
--- name: blocks_seen
--- Finds the blocks that a memory could write, each with its owner, in the order in which they are locked: the memory's
--- own blocks, those attached to it, its profile's blocks (which no memory owns), and those of its sleeptime agents.
-SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
-UNION ALL SELECT b.id, b.agent FROM blocks b
-WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
-UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x
-JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
-UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reader WHERE r.memory = ?1 AND r.reader <> 0
-ORDER BY 1
 
 -- name: raise_epochs_seeing
 -- Has all who see a block take a new memory section at once.

@@ -23,6 +23,7 @@ from storage.sql.rebuild import (
     collect_mixed_sources,
     load_remaining_texts,
     load_versions,
+    load_writable_blocks,
     preview_block,
 )
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
@@ -303,7 +304,7 @@ class ForgetPreviews(StoreGroup):
         parameters: the statement's parameters before the block, one sequence for each run of the statement.
         """
         total = _VersionCounts()
-        for block_row in await _load_writable_blocks(connection, agent_row):
+        for block_row, _ in await load_writable_blocks(connection, agent_row):
             counts = await self._count_block_versions(connection, block_row, statement, parameters, content)
             total = _VersionCounts(
                 total.erased_count + counts.erased_count,
@@ -559,14 +560,6 @@ async def _read_named_texts(connection: Connection, agent_row: int, target: Forg
     return [
         row[0] for row in await load_rows(connection, _ERASE_SQL["facts_named"], target.fact_seqs, agent_row)
     ]
-
-
-async def _load_writable_blocks(connection: Connection, agent_row: int) -> list[int]:
-    """Returns the rows of the blocks that the memory's agent could write."""
-    scope = await connection.fetch_row(_ERASE_SQL["scope_of"], (agent_row,))
-    if scope is None:
-        return []
-    return await load_column(connection, _ERASE_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
 
 
 async def _is_far_back(connection: Connection, agent_row: int, seq: int) -> bool:

@@ -22,6 +22,7 @@ from storage.row_bytes import count_text_bytes
 from storage.search.common_words import is_function_word
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
+from storage.sql.erasing_work import ForgottenProfile
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.statements import load, load_column, load_rows
 from storage.sql.turn_edits import make_edit
@@ -73,6 +74,28 @@ async def load_remaining_texts(
         ]
         for exchange, is_shared, previous in make_shown_exchanges(rows)
     }
+
+
+class WritableBlock(NamedTuple):
+    """A block that a memory's agent could write."""
+
+    row: int
+    # The row of the memory that owns the block; None: it is a profile's; 0: an attached block that no memory owns.
+    owner: int | None
+
+
+async def load_writable_blocks(
+    connection: Connection, agent_row: int, forgotten_profile: ForgottenProfile | None = None
+) -> list[WritableBlock]:
+    """Returns the blocks that a memory's agent could write, in the order in which they are locked.
+
+    forgotten_profile: the profile of a memory that is forgotten as a whole; None: the memory has its row.
+    """
+    profile = forgotten_profile or await connection.fetch_row(SQL["profile_of"], (agent_row,))
+    if profile is None:
+        return []
+    rows = await connection.fetch_rows(SQL["writable_blocks"], (agent_row, *profile))
+    return [WritableBlock(*row) for row in rows]
 
 
 class EditKey(NamedTuple):

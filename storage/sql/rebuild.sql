@@ -16,6 +16,21 @@ SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
 -- Reads those of some exchanges that have content.
 SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND p.state NOT IN ('forgotten', 'off') AND p.id {in:2:BIGINT:64}
 
+-- name: profile_of
+-- Reads the project and the profile of a memory.
+SELECT project, profile FROM agents WHERE id = ?
+
+-- name: writable_blocks
+-- Finds the blocks that a memory could write, each with its owner, in the order in which they are locked: the memory's
+-- own blocks, those attached to it, its profile's blocks (which no memory owns), and those of its sleeptime agents.
+SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
+UNION ALL SELECT b.id, b.agent FROM blocks b
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
+UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x
+JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
+UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reader WHERE r.memory = ?1 AND r.reader <> 0
+ORDER BY 1
+
 -- name: block_lock
 -- Locks a block before its values are read: turns of other users may be writing it.
 SELECT id FROM blocks WHERE id = ? {postgres:FOR NO KEY UPDATE}
