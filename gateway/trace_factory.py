@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 
 def check_package() -> None:
-    """Raises: SettingsError: the package that traces need is missing."""
+    """Raises: SettingsError: the package that traces need is missing, or does not fit the others."""
     try:
         import opentelemetry.proto.collector.trace.v1.trace_service_pb2  # noqa: F401
-    except ImportError as error:
+    except (
+        Exception
+    ) as error:  # protobuf refuses code for another version by a TypeError, or by an error of its own
         raise SettingsError(
             "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra `traces`: in the clone run "
             f"pip install -e '.[traces]', or uv sync --extra traces: {error}",
@@ -36,7 +38,7 @@ def check_package() -> None:
 def make_tracer(
     settings: Settings, otlp: OtlpSettings, providers: Mapping[str, Provider], metrics: Metrics
 ) -> Tracer:
-    """Returns the tracer. Raises: SettingsError: a package is missing."""
+    """Returns the tracer. Raises: SettingsError: a package is missing, or does not fit the others."""
     check_package()
     # Not at the start of every gateway: the package takes some 30 ms, and few export traces.
     from gateway.traces.spans import SpanMaker

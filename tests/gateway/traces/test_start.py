@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace import v1
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from gateway.errors import SettingsError
 from gateway.serve import read_otlp_settings
@@ -35,7 +37,18 @@ def test_a_variable_that_is_not_in_utf_8_is_refused(name: str, value: str) -> No
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.trace.v1.trace_service_pb2", None)
+    monkeypatch.setitem(sys.modules, trace_service_pb2.__name__, None)
     assert read_otlp_settings({}) is None
     with pytest.raises(SettingsError, match=r"pip install -e '\.\[traces\]'"):
+        read_otlp_settings(ENDPOINT)
+
+
+def test_a_package_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As protobuf 4 does with code that was made for protobuf 3."""
+    (tmp_path / "trace_service_pb2.py").write_text(
+        "raise TypeError('Descriptors cannot be created directly.')"
+    )
+    monkeypatch.setattr(v1, "__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, trace_service_pb2.__name__)
+    with pytest.raises(SettingsError, match=r"--extra traces: Descriptors cannot be created directly\."):
         read_otlp_settings(ENDPOINT)
