@@ -42,9 +42,10 @@ def may_quote(text: str, erased: ErasedMarks) -> bool:
     """Returns whether a text may quote erased messages. text: a note, or hidden rounds with results of searches."""
     if erased.has_blocks and mentions_blocks(text):
         return True
-    # The day of the week follows in notes, and not in all other texts. The year is left out while it stays the same.
+    # The day of the week follows in notes, and not in all other texts. The year is left out while it stays the same; a
+    # day that no calendar has is shown without one.
     dates = (render_day_number(day).split()[0] for day in erased.days)
-    return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
+    return any(f"[{date}" in text or f"[{date.partition('-')[2] or date} " in text for date in dates)
 
 
 def drop_quotations(step: Exchange, calling_step: Exchange, erased: ErasedMarks) -> Exchange:

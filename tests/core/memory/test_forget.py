@@ -47,6 +47,13 @@ def test_a_day_without_its_year_is_recognised() -> None:
     assert may_quote(told, ErasedMarks(frozenset({DAY})))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("[undated]\nuser: something", True), ("- [ ] buy milk", False)]
+)
+def test_a_day_that_no_calendar_has_is_recognised(text: str, expected: bool) -> None:
+    assert may_quote(text, ErasedMarks(frozenset({10**9}))) is expected
+
+
 def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None:
     empty = Exchange(1, 1, None, 0, 0, (), (), (), b"", None, 1.0, 1.0)
     calls = [
