@@ -1437,7 +1437,7 @@ async def test_no_table_and_no_log_has_a_word_of_a_deleted_folder(store: Store, 
         draft, DefinitionKind.FOLDER, "zqnamex", {"instructions": "zqtoldx"}, at=1.0
     )
     ann = (await make_agent(store, "ann")).agent
-    await store.attached_folders.add(ann.id, folder.id, [-16, -17], at=1.0)
+    await store.attached_folders.attach(ann.id, folder.id, [-16, -17], at=1.0)
     file = StoredFile(0, "uid", folder.id, FileState.PARSING, 9, 2.0, "zqtypex", "zqfilex")
     made = await store.files.add(file, on_taken_name="rename")
     await store.files.add_parts(made, [words(f"part{n}") for n in range(200)])

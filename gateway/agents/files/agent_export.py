@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound
-from storage.listing import Page, PassageDraft
+from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import DEFAULT_CONVERSATION, REPLY, Agent, Exchange
 from storage.sql.store import Store
 
@@ -39,24 +39,22 @@ class AgentExport:
         messages: list[PortableMessage] = []
         page = Page(-1, None, _EXCHANGES_PER_READ, newest_first=False)
         list_page = partial(self._store.messages.list_page, conversation_row=conversation.id)
-        while rows := await list_page(agent.id, page):
-            for row in rows:
-                messages += _list_messages(row.exchange)
-            page = replace(page, after=rows[-1].exchange.next_seq)
+        while listed_exchanges := await list_page(agent.id, page):
+            for listed in listed_exchanges:
+                messages += _list_messages(listed.exchange)
+            page = replace(page, after=listed_exchanges[-1].exchange.next_seq)
         return messages
 
     async def load_passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""
         drafts: list[PassageDraft] = []
-        after = 0
-        list_texts = self._store.passages.list_texts
-        while page := await list_texts(memory.id, after=after, limit=_PASSAGES_PER_READ):
-            passages = await self._store.passages.load(memory.id, [listed.seq for listed in page])
+        page: Page[int] = Page(limit=_PASSAGES_PER_READ, newest_first=False)
+        while passages := await self._store.passages.list_page(memory.id, page, PassageFilter()):
             drafts += [
                 PassageDraft(text=passage.text, at=passage.at, tags=passage.tags, metadata=passage.metadata)
-                for passage in (passages[listed.seq] for listed in page if listed.seq in passages)
+                for passage in passages
             ]
-            after = page[-1].seq
+            page = replace(page, after=passages[-1].seq)
         return drafts
 
     async def load_archives(self, agent: Agent) -> Sequence[PortableArchive]:
@@ -75,8 +73,8 @@ class AgentExport:
 
 def _list_messages(exchange: Exchange) -> Iterator[PortableMessage]:
     """Yields the messages of an exchange that were not forgotten."""
-    for n, message in enumerate(orjson.loads(exchange.input or b"[]")):
-        if n not in exchange.redactions:
+    for index, message in enumerate(orjson.loads(exchange.input or b"[]")):
+        if index not in exchange.redactions:
             yield PortableMessage(message, exchange.begun)
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return

@@ -24,7 +24,7 @@ class AttachedFolders(StoreGroup):
     """The folders of agents. `file_tool_rows` are the rows of the tools that read files."""
 
     @writes
-    async def add(
+    async def attach(
         self,
         connection: Connection,
         agent_row: int,
@@ -33,7 +33,7 @@ class AttachedFolders(StoreGroup):
         *,
         at: float,
     ) -> None:
-        """Attaches a folder, and the tools that read files. Raises: LimitExceeded, as `attach`.
+        """Attaches a folder to an agent, and the tools that read files. Raises: LimitExceeded, as `Attached.attach`.
 
         at: the present time, in seconds since the epoch.
         """
@@ -42,7 +42,7 @@ class AttachedFolders(StoreGroup):
             await touch_agent(connection, agent_row, at)
 
     @writes
-    async def remove(
+    async def detach(
         self,
         connection: Connection,
         agent_rows: Sequence[int],
