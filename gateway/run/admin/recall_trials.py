@@ -11,7 +11,7 @@ from gateway.run.admin.hits import load_hit_records
 from gateway.run.admin.list_page import parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
-from gateway.run.memory.recall_rows import make_entry_rows
+from gateway.run.memory.recall_rows import make_hit_rows
 from gateway.run.memory.trial import TrialRunner
 from storage.recall_record import unpack_entry
 from storage.sql.store import Store
@@ -69,7 +69,7 @@ class RecallTrials(Struct, frozen=True):
         # Turns get the event loop before the records are made, as in `TrialRunner`.
         await asyncio.sleep(0)
         search = result.record
-        rows, _ = make_entry_rows(search, _MAX_LEFT_OUT)
+        rows = make_hit_rows(search, _MAX_LEFT_OUT).rows
         entries = [
             unpack_entry(row, has_scores=not search.is_selection, has_meaning=search.trace.has_meaning)
             for row in rows

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
+from typing import NamedTuple
 
-from gateway.core.conversation.wire_message import WireMessage, is_system, read_text
+from gateway.core.conversation.wire_message import is_system, read_text
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
@@ -39,6 +40,15 @@ _CODES: Mapping[tuple[str, str], int] = {
 }
 
 
+class HitRows(NamedTuple):
+    """The rows of a search's hits."""
+
+    # The rows, by rank: hits in the note, and the best of the left-out hits.
+    rows: list[EntryRow]
+    # How many hits stayed out of the note, by `LEFT_OUT_REASONS`.
+    left_out_counts: tuple[int, ...]
+
+
 def pack_recall(
     prompt: Prompt,
     search: SearchRecord,
@@ -54,11 +64,11 @@ def pack_recall(
 
     Over SQLite it runs in the writer's thread, over PostgreSQL in the loop's, and it changes nothing.
     """
-    rows, left_out = make_entry_rows(search)
+    rows, left_out_counts = make_hit_rows(search)
     reported = find_reported_counts(turn_outcome.usage)
     record = RecallRecord(
-        outcome=_choose_outcome(search, left_out),
-        found=len(search.choice.hits) + sum(left_out),
+        outcome=_choose_outcome(search, left_out_counts),
+        found=len(search.choice.hits) + sum(left_out_counts),
         recalled_tokens=prompt.recall.note_tokens,
         is_selection=search.is_selection,
         mode=receipt.mode,
@@ -71,65 +81,66 @@ def pack_recall(
         first_ms=receipt.clock.first_ms,
         ms=ms,
         usage=None if reported is None else reported[:3],
-        left_out=left_out,
+        left_out=left_out_counts,
     )
     return pack_rows(record, rows, has_meaning=search.trace.has_meaning)
 
 
-def make_entry_rows(
-    search: SearchRecord, max_left_out: int = MAX_LEFT_OUT
-) -> tuple[list[EntryRow], tuple[int, ...]]:
-    """Returns a search's hits as rows by rank, and the counts of `RecallRecord.left_out`.
+def make_hit_rows(search: SearchRecord, max_left_out: int = MAX_LEFT_OUT) -> HitRows:
+    """Returns the rows of a search's hits.
 
-    max_left_out: the most left-out hits that have rows. Of the hits too weak for the ranking, only these are counted.
+    max_left_out: the most left-out hits that have rows. Of the hits that are too weak for the ranking, only those
+        with rows are counted.
     """
     messages = {message.seq: message for message in search.messages}
     # Without a ranking, all that was found takes its place.
-    ranked = search.trace.hit_seqs or tuple(messages)
+    ranked_seqs = search.trace.hit_seqs or tuple(messages)
     reasons = _list_reasons(search, messages)
-    left_out = _choose_best_left_out(ranked, reasons, max_left_out)
-    rows = _rank_rows(search, messages, ranked, [(seq, reasons[seq]) for seq in left_out])
+    best_reasons = _choose_best_left_out(ranked_seqs, reasons, max_left_out)
+    rows = _make_ranked_rows(search, messages, ranked_seqs, best_reasons)
     counts = Counter(reasons.values())
     if search.weak_hits:
         ranked_or_chosen = reasons.keys() | {hit.message.seq for hit in search.choice.hits}
-        weak_rows = [(seq, scores) for seq, scores in search.weak_hits if seq not in ranked_or_chosen]
-        del weak_rows[max_left_out - len(left_out) :]
-        rows += _list_weak_rows(weak_rows, len(ranked) + 1)
-        counts["weak"] += len(weak_rows)
-    return rows, tuple([counts.get(reason, 0) for reason in LEFT_OUT_REASONS])
+        weak_hits = [(seq, scores) for seq, scores in search.weak_hits if seq not in ranked_or_chosen]
+        del weak_hits[max_left_out - len(best_reasons) :]
+        rows += _make_weak_rows(weak_hits, len(ranked_seqs) + 1)
+        counts["weak"] += len(weak_hits)
+    return HitRows(rows, tuple([counts.get(reason, 0) for reason in LEFT_OUT_REASONS]))
 
 
-def _choose_best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], max_left_out: int) -> list[int]:
-    """Returns at most `max_left_out` numbers of hits that stayed out: by rank, then the hits without a rank."""
-    in_ranking = set(ranked)
-    with_rank = (seq for seq in ranked if seq in reasons)
+def _choose_best_left_out(
+    ranked_seqs: Sequence[int], reasons: Mapping[int, str], max_left_out: int
+) -> dict[int, str]:
+    """Returns the first of `reasons` by rank, at most `max_left_out`. Hits without a rank come last."""
+    in_ranking = set(ranked_seqs)
+    with_rank = (seq for seq in ranked_seqs if seq in reasons)
     without_rank = (seq for seq in reasons if seq not in in_ranking)
-    return [*islice(chain(with_rank, without_rank), max_left_out)]
+    return {seq: reasons[seq] for seq in islice(chain(with_rank, without_rank), max_left_out)}
 
 
-def _rank_rows(
+def _make_ranked_rows(
     search: SearchRecord,
     messages: Mapping[int, Message],
-    ranked: Sequence[int],
-    left_out: Iterable[tuple[int, str]],
+    ranked_seqs: Sequence[int],
+    reasons: Mapping[int, str],
 ) -> list[EntryRow]:
-    """Returns the rows of the hits in the note and of the left-out hits, by rank.
+    """Returns the rows of the hits in the note and of left-out hits, by rank.
 
     messages: the found messages by their numbers.
-    ranked: the numbers of all hits, best first.
-    left_out: the numbers of the left-out hits, each with the reason.
+    ranked_seqs: the numbers of all hits, best first.
+    reasons: the reason for which each of the left-out hits stayed out, by its number.
 
-    A hit's position is its index in `ranked`. A hit that is not there has the position `end`, at which the scores are
-    0. The rank is the position plus 1, at most `end`.
+    A hit's position is its index in `ranked_seqs`. A hit that is not there has the position `end`, at which the scores
+    are 0. The rank is the position plus 1, at most `end`.
     """
     trace, hits = search.trace, search.choice.hits
-    end = len(ranked)
-    positions = dict(zip(ranked, range(end), strict=True))
+    end = len(ranked_seqs)
+    positions = dict(zip(ranked_seqs, range(end), strict=True))
     # The rows are built as columns: `zip` and `map` join them in C, which is faster than a loop here.
     seqs = [hit.message.seq for hit in hits]
     codes = [_CODES[hit.message.kind, ""] for hit in hits]
     tokens = [hit.tokens for hit in hits]
-    for seq, reason in left_out:
+    for seq, reason in reasons.items():
         message = messages.get(seq)
         kind = "any" if message is None else message.kind
         if seq in trace.muted_seqs:
@@ -145,17 +156,23 @@ def _rank_rows(
     return sorted(zip(ranks, codes, *row_scores, tokens, seqs, strict=True))
 
 
-def _list_weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> list[EntryRow]:
-    """Returns the rows of hits that were too weak, by number with their scores."""
+def _make_weak_rows(weak_hits: Sequence[tuple[int, HitScores]], first_rank: int) -> list[EntryRow]:
+    """Returns the rows of hits that were too weak for the ranking.
+
+    weak_hits: the number of each hit, with its scores, best first.
+    """
     code = _CODES["any", "weak"]
-    return [(rank, code, *scores, 0, seq) for rank, (seq, scores) in enumerate(weak, first_rank)]
+    return [(rank, code, *scores, 0, seq) for rank, (seq, scores) in enumerate(weak_hits, first_rank)]
 
 
-def _list_reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
-    """Returns the reason for which each hit stayed out, by number. messages: the numbers of the found messages."""
+def _list_reasons(search: SearchRecord, found_seqs: Iterable[int]) -> dict[int, str]:
+    """Returns the reason for which each left-out hit stayed out, by its number.
+
+    found_seqs: the numbers of the found messages.
+    """
     choice = search.choice
     # The default: a hit that the note did not try to hold is in the prompt already.
-    reasons = dict.fromkeys(messages, "shown")
+    reasons = dict.fromkeys(found_seqs, "shown")
     for seqs, reason in (
         (choice.tried_seqs, "no_room"),
         (choice.repeated_seqs, "repeats"),
@@ -172,13 +189,13 @@ def _list_reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, st
     return reasons
 
 
-def _choose_outcome(search: SearchRecord, left_out: Sequence[int]) -> RecallOutcome:
-    """Returns the outcome of a search. left_out: the value of `RecallRecord.left_out`."""
+def _choose_outcome(search: SearchRecord, left_out_counts: Sequence[int]) -> RecallOutcome:
+    """Returns the outcome of a search. left_out_counts: as `HitRows.left_out_counts`."""
     if search.outcome:
         return search.outcome
     if search.choice.hits:
         return "recalled"
-    counts = dict(zip(LEFT_OUT_REASONS, left_out, strict=True))
+    counts = dict(zip(LEFT_OUT_REASONS, left_out_counts, strict=True))
     if counts["no_room"]:
         return "no_room"
     return "all_shown" if counts["shown"] or counts["repeats"] else "nothing_found"
@@ -189,33 +206,33 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
     request = prompt.request
     window = prompt.window
     composition = prompt.composition
-    lengths = [*map(_count_chars, request.messages)]
-    system = 0
-    history = 0
-    newest = 0
+    lengths = [len(read_text(message)) for message in request.messages]
+    system_chars = 0
+    history_chars = 0
+    newest_chars = 0
     for index, (message, chars) in enumerate(zip(request.messages, lengths, strict=True)):
         if is_system(message):
-            system += chars
+            system_chars += chars
         elif index not in window.dropped_indices:
             # The newest message is a part of its own.
-            history += newest
-            newest = chars
-    history += sum(_count_chars(each.message) for each in window.list_inserted(composition))
-    tools = sum(len(str(tool)) for tool in prompt.tools)
+            history_chars += newest_chars
+            newest_chars = chars
+    history_chars += sum(len(read_text(each.message)) for each in window.list_inserted(composition))
+    tool_chars = sum(len(str(tool)) for tool in prompt.tools)
     if request.has_tools:
         # The rest of the body counts as the client's tools, with the pictures and calls of its messages.
-        messages = sum(lengths) + _MESSAGE_JSON_CHARS * len(lengths)
-        tools += max(0, len(request.raw) - messages)
+        message_chars = sum(lengths) + _MESSAGE_JSON_CHARS * len(lengths)
+        tool_chars += max(0, len(request.raw) - message_chars)
     note = prompt.recall.note_tokens
     earlier_notes = max(0, composition.note_tokens - note)
     tokens = {
-        "system": _estimate_tokens(system),
-        "tools": _estimate_tokens(tools),
+        "system": _estimate_tokens(system_chars),
+        "tools": _estimate_tokens(tool_chars),
         "section": _estimate_tokens(len(prompt.system)),
         "summary": _estimate_tokens(len(window.summary)),
-        "history": _estimate_tokens(history) + earlier_notes,
+        "history": _estimate_tokens(history_chars) + earlier_notes,
         "note": note,
-        "message": _estimate_tokens(newest),
+        "message": _estimate_tokens(newest_chars),
     }
     return tuple([tokens[part] for part in PROMPT_PARTS])
 
@@ -223,8 +240,3 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
 def _estimate_tokens(chars: int) -> int:
     """Returns the estimated tokens of a number of characters, rounded up."""
     return -(-chars // CHARS_PER_TOKEN)
-
-
-def _count_chars(message: WireMessage) -> int:
-    """Returns how many characters the texts of a message have."""
-    return len(read_text(message))
