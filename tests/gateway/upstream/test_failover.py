@@ -32,7 +32,7 @@ from tests.doubles.upstream import (
 )
 from tests.gateway.sdk import agent
 from tests.gateway.upstream.failover_world import AGENT, BUSY, INSERT, OpenFailover, both, forms, only_openai
-from tests.patience import SHORT_S, becomes
+from tests.patience import PATIENCE_S, SHORT_S, becomes
 from tests.server import held_port
 
 
@@ -606,8 +606,8 @@ def test_an_endpoint_that_pauses_after_the_wait_for_a_conversation_is_skipped(
         becomes(lambda: 2 in queues._counts.values())
         world.chat(False, False)
         gate.open()
-        assert first.result(SHORT_S)[0] == "One."
-        headers = behind.result(SHORT_S)[1]
+        assert first.result(PATIENCE_S)[0] == "One."
+        headers = behind.result(PATIENCE_S)[1]
         assert (headers["x-mnemogate-upstream"], "x-mnemogate-tries" in headers) == ("second", False)
 
 
