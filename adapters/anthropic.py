@@ -32,17 +32,17 @@ from adapters.claude.translated_reply import (
     translate_to_completion,
 )
 from adapters.openai import OpenAICompatible
+from adapters.reply_headers import replace_content_type
 from adapters.tool_calls import with_call_ids
 from adapters.types import (
     CHAT_PATH,
-    COUNT_TOKENS,
+    COUNT_TOKENS_PATH,
     EVENT_STREAM_TYPE,
     JSON_TYPE,
     X_API_KEY_PREFIX,
     Header,
     Json,
     ModelRequest,
-    with_content_type,
 )
 from adapters.whole_reply import BufferedReply
 
@@ -97,7 +97,7 @@ class Anthropic(OpenAICompatible):
             request = request._replace(headers=(*caller_headers, *self._betas))
         if request.path == CHAT_PATH:
             return await self._send_chat(request)
-        if request.path == COUNT_TOKENS:
+        if request.path == COUNT_TOKENS_PATH:
             return await self._send_count(request)
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS_PATH, body=b"", version=DEFAULT_VERSION)
@@ -141,7 +141,7 @@ class Anthropic(OpenAICompatible):
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             stream = StreamedReply(reply, translator, translator.feed)
-            stream.headers = with_content_type(stream.headers, EVENT_STREAM_TYPE)
+            stream.headers = replace_content_type(stream.headers, EVENT_STREAM_TYPE)
             return stream
         translate = partial(translate_to_completion, created=created, first_index=first_index)
         return TranslatedReply(reply, translate, "the upstream's answer is no message")
@@ -240,7 +240,7 @@ def _with_binding_beta(request: ModelRequest, claude_request: Json) -> ModelRequ
 
 
 def _translate_count(body: Json) -> Json:
-    """Returns the answer of a count, as `COUNT_TOKENS` has it."""
+    """Returns the answer of a count, as `COUNT_TOKENS_PATH` has it."""
     return {"input_tokens": int(body["input_tokens"])}
 
 

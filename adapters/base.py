@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from adapters.types import Capabilities, EmbeddingResult, Event, Header, Json, ModelRequest
+from adapters.capabilities import Capabilities
+from adapters.types import EmbeddingResult, Event, Header, Json, ModelRequest
 
 
 class ModelReply(Protocol):

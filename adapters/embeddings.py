@@ -15,7 +15,9 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderRefused, ProviderReplyBroken
-from adapters.types import BYTES_PER_TOKEN, EmbeddingResult, ModelRequest, read_retry_after, read_token_count
+from adapters.reply_headers import read_retry_after
+from adapters.token_counts import BYTES_PER_TOKEN, read_token_count
+from adapters.types import EmbeddingResult, ModelRequest
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 # A longer reply is read in a thread, so that the event loop does not wait. 64 vectors of 1,536 numbers are 2 MB and

@@ -13,11 +13,12 @@ from adapters.errors import ProviderError, ProviderReplyBroken, ProviderTooLarge
 from adapters.first_event import FirstEvent
 from adapters.headers import choose_response_headers
 from adapters.pace import Pace
+from adapters.reply_headers import is_event_stream
 from adapters.reply_quota import REPLIES, ReplyQuota, ReplyReservation
 from adapters.reply_wait import ReplyWait
 from adapters.sse import EventDecoder
 from adapters.timeouts import Timeouts
-from adapters.types import Event, Header, is_event_stream
+from adapters.types import Event, Header
 
 # A whole reply of this size takes nothing of the quota.
 _SMALL_REPLY_BYTES: Final = 64 * 1024

@@ -15,10 +15,11 @@ from yarl import URL
 from adapters.base import ModelReply
 from adapters.body_pieces import Upload
 from adapters.call_index import IndexedReply
+from adapters.capabilities import Capabilities
 from adapters.headers import choose_request_headers, decode_as_utf8
 from adapters.tool_calls import with_call_ids, with_gemini_signatures, with_mistral_ids, with_thoughts
 from adapters.transport import HttpTransport
-from adapters.types import CHAT_PATH, X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
+from adapters.types import CHAT_PATH, X_API_KEY_PREFIX, Header, ModelRequest
 
 # Headers of a caller that are not passed on: a request gets its own.
 _RESERVED_HEADERS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))

@@ -13,13 +13,13 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.capabilities import Capabilities, allow_any_effort
 from adapters.claude.model_traits import binds_thoughts, can_force, thinks_on_request
 from adapters.openai_model_traits import (
     choose_azure_effort_with_tools,
     choose_effort_with_tools,
     list_refused_fields,
 )
-from adapters.types import Capabilities, allow_any_effort
 
 # The capabilities of an upstream that is none of the known providers: a proxy may serve any model.
 UNKNOWN: Final = Capabilities(

@@ -17,20 +17,13 @@ import orjson
 from msgspec import Struct
 
 from adapters.base import ModelReply
+from adapters.capabilities import Capabilities
 from adapters.errors import ProviderError
 from adapters.first_event import FirstEvent
+from adapters.reply_headers import is_event_stream
 from adapters.scripted_message import ScriptedMessage, render_stream, render_whole
 from adapters.sse import EventDecoder
-from adapters.types import (
-    CHAT_PATH,
-    EVENT_STREAM_HEADER,
-    JSON_HEADER,
-    Capabilities,
-    Event,
-    Header,
-    ModelRequest,
-    is_event_stream,
-)
+from adapters.types import CHAT_PATH, EVENT_STREAM_HEADER, JSON_HEADER, Event, Header, ModelRequest
 from adapters.whole_reply import join_chunks
 
 

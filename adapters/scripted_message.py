@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from adapters.types import BYTES_PER_TOKEN
+from adapters.token_counts import BYTES_PER_TOKEN
 
 _TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
 # The tokens of a call besides its arguments, for its name and its form. An estimate, since no model counts them.

@@ -32,6 +32,8 @@ LEAVES = {
 }
 DATA = {
     "adapters.json_escapes",
+    "adapters.reply_headers",
+    "adapters.token_counts",
     "adapters.types",
     "storage.batch_records",
     "storage.commands",
@@ -59,11 +61,14 @@ DATA = {
 ADAPTERS = {
     "adapters.base",
     "adapters.batch.batch_provider",
+    "adapters.capabilities",
     "adapters.errors",
     "adapters.first_event",
     "adapters.json_escapes",
+    "adapters.reply_headers",
     "adapters.reply_quota",
     "adapters.sse",
+    "adapters.token_counts",
     "adapters.types",
     "adapters.whole_reply",
     "adapters.wrapped_stream",
@@ -162,6 +167,7 @@ ALLOWED: dict[str, set[str]] = {
         "gateway.run.usage.gen_ai_metrics",
         "gateway.core.",
         *LEAVES,
+        "adapters.reply_headers",
         "adapters.types",
     },
     "gateway": {"gateway.", *ADAPTERS, *STORAGE, "storage.masked_url", "storage.sql.store"},

@@ -19,7 +19,8 @@ from adapters.batch.batch_provider import MAX_RESULT_BYTES, BatchPart, PartResul
 from adapters.batch.sdk_errors import read_error_message
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
-from adapters.types import ModelRequest, read_retry_after
+from adapters.reply_headers import read_retry_after
+from adapters.types import ModelRequest
 
 # The most requests of all batches at a time. Not measured: more would take an upstream's capacity from chats.
 REQUESTS_AT_ONCE: Final = 4

@@ -14,7 +14,7 @@ from adapters.errors import (
     ProviderTimeout,
     ProviderUnreachable,
 )
-from adapters.types import read_retry_after
+from adapters.reply_headers import read_retry_after
 
 
 @contextmanager

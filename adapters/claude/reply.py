@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from adapters.types import Json, read_token_count
+from adapters.token_counts import read_token_count
+from adapters.types import Json
 
 _FINISH_REASONS: Final = {
     "end_turn": "stop",

@@ -18,7 +18,8 @@ from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderReplyBroken
 from adapters.first_event import has_content
 from adapters.json_escapes import read_json_exactly
-from adapters.types import JSON_TYPE, NATIVE_MESSAGE, NATIVE_REPLY, Event, Header, Json, with_content_type
+from adapters.reply_headers import replace_content_type
+from adapters.types import JSON_TYPE, NATIVE_MESSAGE, NATIVE_REPLY, Event, Header, Json
 from adapters.whole_reply import WholeReply
 from adapters.wrapped_stream import WrappedStream
 
@@ -34,7 +35,7 @@ class TranslatedReply(WholeReply):
         self.status = reply.status
         self.headers = _with_request_id(reply.headers)
         if reply.status == 200:
-            self.headers = with_content_type(self.headers, JSON_TYPE)
+            self.headers = replace_content_type(self.headers, JSON_TYPE)
         self._reply = reply
         self._translate_body = translate
         self._complaint = complaint

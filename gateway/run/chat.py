@@ -13,7 +13,7 @@ from zlib import crc32
 import orjson
 from msgspec.structs import replace
 
-from adapters.types import COUNT_TOKENS, ModelRequest
+from adapters.types import COUNT_TOKENS_PATH, ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.wire_message import count_leading_system
@@ -452,7 +452,7 @@ async def _make_counting_request(
     """Returns the request for the number of a prompt's tokens."""
     request = call.make_request_with_prompt(target, endpoint, prompt)
     return request._replace(
-        native_first_block_index=None, path=request.path if call.request.native_body else COUNT_TOKENS
+        native_first_block_index=None, path=request.path if call.request.native_body else COUNT_TOKENS_PATH
     )
 
 

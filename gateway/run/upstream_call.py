@@ -8,7 +8,8 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from adapters.types import BYTES_PER_TOKEN, Json
+from adapters.token_counts import BYTES_PER_TOKEN
+from adapters.types import Json
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, read_facts
 from gateway.core.usage.reported import ReplyUsage, costs_tokens, find_reported_counts
 from storage.run_records import TokenCounts

@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from adapters.types import read_retry_after
+from adapters.reply_headers import read_retry_after
 from gateway.metrics import Counter
 from gateway.traces.otlp import OtlpSettings
 

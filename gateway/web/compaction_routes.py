@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from adapters.types import JSON_HEADER, JSON_TYPE, Header, Json, with_content_type
+from adapters.reply_headers import replace_content_type
+from adapters.types import JSON_HEADER, JSON_TYPE, Header, Json
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.fields import make_missing_field_error
 from gateway.dialects.responses.compaction import make_compaction_item, read_summary
@@ -120,7 +121,7 @@ async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
 
     error: the upstream's reply, with the gateway's headers.
     """
-    headers = with_content_type(error.headers, JSON_TYPE)
+    headers = replace_content_type(error.headers, JSON_TYPE)
     await reply.send_body(error.status, headers, render_upstream_error(error.status, bytes(error.body)))
 
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from adapters.types import BYTES_PER_TOKEN, JSON_HEADER, Json
+from adapters.token_counts import BYTES_PER_TOKEN
+from adapters.types import JSON_HEADER, Json
 from gateway.core.request.requested_agent import asks_agent
 from gateway.dialects.fields import check_model_name
 from gateway.dialects.messages.native import NativeMessages

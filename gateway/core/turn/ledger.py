@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from adapters.types import Json, count_completion_tokens, read_token_count
+from adapters.token_counts import count_completion_tokens, read_token_count
+from adapters.types import Json
 from gateway.core.turn.draft import MessageDraft
 
 BILLED_FIELD: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's

@@ -26,12 +26,8 @@ from typing import assert_never
 import orjson
 from msgspec.structs import replace
 
-from adapters.types import (
-    JSON_TYPE,
-    Event,
-    Json,
-    with_content_type,
-)
+from adapters.reply_headers import replace_content_type
+from adapters.types import JSON_TYPE, Event, Json
 from gateway.core.conversation.private import with_private, with_transcript, without_private
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn import commands, events
@@ -630,7 +626,7 @@ class Turn:
         # The view reads no stream.
         body = last_round.render_stream_as_body(last_round.client_calls)
         client_body = view.render_body(body, outcome, is_unchanged=False)
-        headers = with_content_type(last_round.headers, JSON_TYPE)
+        headers = replace_content_type(last_round.headers, JSON_TYPE)
         return [commands.SendWhole(last_round.status, headers, client_body)]
 
     def _list_unshown_calls(self, waiting: Mapping[str, WaitKind]) -> Sequence[ToolCall]:

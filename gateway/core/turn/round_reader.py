@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from adapters.json_escapes import read_json
-from adapters.types import EVENT_STREAM_TYPE, Event, Header, Json, with_content_type
+from adapters.reply_headers import replace_content_type
+from adapters.types import EVENT_STREAM_TYPE, Event, Header, Json
 from gateway.core.conversation.wire_message import choose_separator, read_text
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.turn.choice_ends import ChoiceEnds
@@ -165,7 +166,7 @@ class RoundReader:
         usage = parsed.get("usage")
         if self._round.form is AS_EVENTS:
             # The client is reading events, so the body becomes events, with its usage in a chunk of its own.
-            self._round.headers = with_content_type(self._round.headers, EVENT_STREAM_TYPE)
+            self._round.headers = replace_content_type(self._round.headers, EVENT_STREAM_TYPE)
             chunk = make_chunk(parsed)
             chunk.pop("usage", None)
             self._add_chunk(chunk, raw=None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import orjson
 
-from adapters.types import EVENT_STREAM_HEADER, EVENT_STREAM_TYPE, JSON_TYPE, Header, Json, with_content_type
+from adapters.reply_headers import replace_content_type
+from adapters.types import EVENT_STREAM_HEADER, EVENT_STREAM_TYPE, JSON_TYPE, Header, Json
 from gateway.core.turn import commands
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command
@@ -60,7 +61,7 @@ class SentReply:
         return (
             current_round.headers
             if self._view.speaks_chat
-            else with_content_type(current_round.headers, content_type)
+            else replace_content_type(current_round.headers, content_type)
         )
 
     def make_error_answer(
@@ -78,7 +79,7 @@ class SentReply:
         if client_body is None:
             return commands.SendError(UpstreamReplyBroken("The upstream's answer is not a chat completion."))
         if client_body != body:  # in a dialect's own form, whatever form it came in
-            headers = with_content_type(headers, JSON_TYPE)
+            headers = replace_content_type(headers, JSON_TYPE)
         return commands.SendWhole(status, headers, client_body)
 
     def _begin(self, current_round: Round) -> commands.SendHead:

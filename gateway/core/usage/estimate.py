@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from typing import Final
 
-from adapters.types import BYTES_PER_TOKEN
+from adapters.token_counts import BYTES_PER_TOKEN
 
 # The characters of a token on average, for rough sums over texts. (A note is estimated by `note_text.estimate_tokens`.)
 CHARS_PER_TOKEN: Final = 4

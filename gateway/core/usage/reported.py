@@ -21,7 +21,8 @@ import orjson
 from msgspec import Struct
 
 from adapters.json_escapes import read_json
-from adapters.types import READABLE_THOUGHT_FIELDS, Json, count_completion_tokens, read_token_count
+from adapters.token_counts import count_completion_tokens, read_token_count
+from adapters.types import READABLE_THOUGHT_FIELDS, Json
 from storage.run_records import TokenCounts
 
 # The largest body that is parsed, if it is no event stream. Chosen: a long completion.

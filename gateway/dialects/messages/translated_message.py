@@ -13,7 +13,8 @@ from typing import Any, Final
 import orjson
 from msgspec import Struct
 
-from adapters.types import Json, count_completion_tokens, read_token_count
+from adapters.token_counts import count_completion_tokens, read_token_count
+from adapters.types import Json
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.lenient import as_list, as_text

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from adapters.types import Json, read_token_count
+from adapters.token_counts import read_token_count
+from adapters.types import Json
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.lenient import as_list, as_object, as_text

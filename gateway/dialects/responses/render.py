@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
-from adapters.types import Event, Json, count_completion_tokens, read_token_count
+from adapters.token_counts import count_completion_tokens, read_token_count
+from adapters.types import Event, Json
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, list_directions
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.wire_message import WireMessage

@@ -16,7 +16,9 @@ from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.errors import ProviderError
-from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
+from adapters.reply_headers import read_retry_after
+from adapters.token_counts import BYTES_PER_TOKEN
+from adapters.types import ModelRequest
 from gateway.core.dates import DAY_S
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.refusal import is_account_refusal

@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
-from adapters.types import CHAT_PATH, ModelRequest, read_retry_after
+from adapters.reply_headers import read_retry_after
+from adapters.types import CHAT_PATH, ModelRequest
 from gateway.core.turn.refusal import RefusedContent, is_filter_verdict
 from gateway.core.turn.upstream_error import is_empty_completion
 from gateway.core.upstream.context_window import ContextWindows, make_model_key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.types import Capabilities
+from adapters.capabilities import Capabilities
 from gateway.core.conversation.portable_message import CLAUDE_FILES, is_empty_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import (

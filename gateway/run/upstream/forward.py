@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final
 
 from adapters.base import Provider
-from adapters.types import Capabilities
+from adapters.capabilities import Capabilities
 from gateway.core.request.identity import IdentityRules, find_request_user
 from gateway.core.request.requested_agent import asks_agent
 from gateway.core.turn.reply_change import ReplyChange

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from adapters.base import ModelReply, Provider
+from adapters.capabilities import Capabilities
 from adapters.errors import ProviderReplyBroken, ProviderUnreachable
 from adapters.providers import UNKNOWN
 from adapters.scripted import ScriptedBody, ScriptedFailure, ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
-from adapters.types import Capabilities, Header, ModelRequest
+from adapters.types import Header, ModelRequest
 from gateway.cli import main
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.errors import SettingsError

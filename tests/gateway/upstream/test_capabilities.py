@@ -17,8 +17,8 @@ import pytest
 from msgspec.structs import replace
 
 from adapters import factory
+from adapters.capabilities import Capabilities
 from adapters.providers import PROVIDERS
-from adapters.types import Capabilities
 from gateway.provider_factory import make_batches
 from gateway.settings import ModelSettings, Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
