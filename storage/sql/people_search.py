@@ -197,7 +197,7 @@ class PeopleSearch(StoreGroup):
         loaded = await self._recall.load(agent.id, seqs) if seqs else {}
         for candidate in candidates:
             message = candidate.message or loaded.get(candidate.seq)
-            if message is not None and has_terms(message.text, terms):
+            if message is not None and has_terms(self._rules.get_own_text(message), terms):
                 return _CandidateCheck(message, is_complete=True)
         return _CandidateCheck(None, len(candidates) < _CHECKED_HITS)
 

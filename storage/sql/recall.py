@@ -237,12 +237,16 @@ class Recall(StoreGroup):
         # Nearly all messages that the index finds have the words, so the first page mostly suffices.
         for page in _split_into_pages(seqs[:_MAX_CHECKED_HITS], min(limit + 1, rank.MAX_HITS)):
             messages = await self._loader.load_messages(agent.id, memory, page, deadline_ms)
-            hits += await asyncio.to_thread(_with_terms, messages, terms)
+            # In a thread, since long texts take some milliseconds.
+            hits += await asyncio.to_thread(self._choose_with_terms, messages, terms)
             if len(hits) > limit:
                 return WordHits(hits[:limit], hits[limit - 1].seq, is_incomplete)
         return WordHits(
             hits, seqs[_MAX_CHECKED_HITS - 1] if len(seqs) > _MAX_CHECKED_HITS else None, is_incomplete
         )
+
+    def _choose_with_terms(self, messages: Sequence[Message], terms: Sequence[str]) -> list[Message]:
+        return [message for message in messages if has_terms(self._rules.get_own_text(message), terms)]
 
     @_reports_damage
     async def compare(
@@ -419,7 +423,3 @@ def _split_into_pages(seqs: Sequence[int], first_length: int = 0) -> Iterator[Se
         yield seqs[:first_length]
     for start in range(first_length, len(seqs), rank.MAX_HITS):
         yield seqs[start : start + rank.MAX_HITS]
-
-
-def _with_terms(messages: Sequence[Message], terms: Sequence[str]) -> list[Message]:
-    return [message for message in messages if has_terms(message.text, terms)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from storage.records import MUTED, Message
+
 # Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
 _ORDER = re.compile(
     r"^\W*(?:please\s+)?(?:always|never|ignore|disregard|forget|pretend|obey|do not|don't|make sure|be sure|remember to"
@@ -27,3 +29,8 @@ def as_statement(line: str) -> str:
 def without_statement_prefix(text: str) -> str:
     """Returns a fact's text without the words that mark it as a user's statement."""
     return text.removeprefix(STATEMENT)
+
+
+def get_own_text(message: Message) -> str:
+    """Returns a remembered text; of a fact without the words that mark it as a user's statement."""
+    return without_statement_prefix(message.text) if message.kind in ("fact", MUTED) else message.text

@@ -7,11 +7,13 @@ from typing import Final
 from gateway.core.conversation.stored_messages import has_open_calls
 from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.forgetting_rules import drop_quotations, may_quote, rebuild_block
+from gateway.core.memory.orders import get_own_text
 from gateway.core.memory.visibility import list_recallable_messages, list_tools_used
 from storage.store_rules import Rules
 
 RULES: Final = Rules(
     list_messages=list_recallable_messages,
+    get_own_text=get_own_text,
     make_block_merge=make_block_merge,
     may_quote=may_quote,
     rebuild_block=rebuild_block,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.core.memory.orders import STATEMENT, without_statement_prefix
 from gateway.run.admin.hidden_texts import AROUND_CHARS
 from gateway.run.admin.memory_records import BlockRecord, SourceRecord, get_source_kind, read_speaker
 from gateway.run.admin.page_paths import make_text_href
@@ -40,16 +39,6 @@ class BlockWithWords(Struct, frozen=True):
 
     label: str
     text: str
-
-
-def list_with_own_words(messages: Sequence[Message], query: str) -> list[Message]:
-    """Returns the found texts, without the facts that have the words only before a user's sentence."""
-    return [
-        message
-        for message in messages
-        if not (get_source_kind(message) == "fact" and message.text.startswith(STATEMENT))
-        or has_words(without_statement_prefix(message.text), query)
-    ]
 
 
 async def make_text_records(

@@ -17,7 +17,6 @@ from gateway.run.admin.texts_with_words import (
     BlockWithWords,
     TextWithWords,
     find_blocks_with,
-    list_with_own_words,
     make_text_records,
 )
 from gateway.run.admin.word_search import WordSearch
@@ -134,11 +133,7 @@ class WordCounts(Struct, frozen=True):
             except StoreTimeout:
                 return None
             found_blocks = {block.label: block for block in await find_blocks_with(blocks, query)}
-            found_messages = [
-                message
-                for message in list_with_own_words(hits.messages, query)
-                if message.seq not in skipped_seqs
-            ]
+            found_messages = [message for message in hits.messages if message.seq not in skipped_seqs]
             if found_messages or found_blocks:
                 queries_that_find.append(query)
             new_messages = [message for message in found_messages if message.seq not in messages]

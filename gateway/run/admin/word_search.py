@@ -23,7 +23,6 @@ from gateway.run.admin.texts_with_words import (
     BlockWithWords,
     TextWithWords,
     find_blocks_with,
-    list_with_own_words,
     make_text_record,
     make_text_records,
 )
@@ -137,9 +136,7 @@ class WordSearches(Struct, frozen=True):
         return WordSearch(
             query=query,
             words=tuple(words),
-            items=await make_text_records(
-                self.views.store, agent, list_with_own_words(hits.messages, query), query
-            ),
+            items=await make_text_records(self.views.store, agent, hits.messages, query),
             next=None if hits.next is None else str(hits.next),
             blocks=await find_blocks_with(blocks, query),
             ended=tuple(_make_ended_record(uid, fact) for fact in ended_facts),

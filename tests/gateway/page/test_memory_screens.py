@@ -1363,6 +1363,10 @@ def test_the_words_before_what_a_user_said_are_not_found(operator: Operator) -> 
     assert "1 fact says “user”." in plain(shown)
     assert "live in Bonn" not in plain(shown)
     assert "1 message and 1 fact say “Bonn”." in plain(page(operator, f"m/{agent.uid}/words?q=Bonn"))
+    # Each such fact had its person listed in the search of all people.
+    (person,) = operator.twin("people/words?q=user")["items"]
+    assert person["newest"]["text"] == "User said: The user manual is lost."
+    assert operator.twin("people/words?q=said")["items"] == []
 
 
 def test_a_correction_of_a_statement_warns_of_no_other_statement(operator: Operator) -> None:
