@@ -578,7 +578,7 @@ class Turn:
         finished_turn = self._maker.make_finished(reason, self._client_finish_reason, waiting)
         self._outcome = finished_turn.outcome
         self._state = SAVING_TURN
-        save = commands.Save(finished_turn.saved)
+        save = commands.Save(finished_turn.saved_outcome)
         if self.terms.holds_end:
             return [*self._sent_reply.flush(self._round), save]
         return [*self._show_end(events.Saved()), save, commands.FINISH]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -29,7 +29,7 @@ class FinishedTurn(NamedTuple):
     # The outcome with all rounds of the turn.
     outcome: TurnOutcome
     # The outcome that is saved: where steps are saved, it has the last reply alone.
-    saved: TurnOutcome
+    saved_outcome: TurnOutcome
 
 
 class OutcomeMaker(NamedTuple):
@@ -38,11 +38,11 @@ class OutcomeMaker(NamedTuple):
     # The terms of the turn.
     terms: TurnTerms
     # The rounds that have ended.
-    earlier: EarlierRounds
+    earlier_rounds: EarlierRounds
     # The round that is under way.
     last_round: Round
-    # The gateway calls of this round.
-    calls: GatewayCalls
+    # The gateway calls of `last_round`.
+    gateway_calls: GatewayCalls
     # The number of replies that have begun, with the present one.
     reply_count: int
 
@@ -60,47 +60,68 @@ class OutcomeMaker(NamedTuple):
         client_calls = [] if self.terms.saves_steps and is_cut else self.last_round.client_calls
         shown_reply = self.last_round.make_shown_reply(client_calls)
         last_messages = self._list_last_messages(shown_reply, client_calls)
-        joined_reply = self.earlier.join_reply(shown_reply) if self.earlier.messages else shown_reply
-        full_reply = (*self.earlier.messages, *last_messages)
+        earlier_rounds = self.earlier_rounds
+        joined_reply = earlier_rounds.join_reply(shown_reply) if earlier_rounds.messages else shown_reply
+        full_reply = (*earlier_rounds.messages, *last_messages)
         outcome = self._make_outcome(
             FINISHED, reason, full_reply, joined_reply, client_finish_reason or finish_reason, waiting
         )
-        saved = outcome
+        saved_outcome = outcome
         if self.terms.saves_steps:
-            saved = self._as_last_step(outcome, shown_reply, last_messages)
-        return FinishedTurn(outcome, self._as_refused(saved) if saved.is_filtered else saved)
+            saved_outcome = self._as_last_step(outcome, shown_reply, last_messages)
+        if saved_outcome.is_filtered:
+            saved_outcome = self._as_refused(saved_outcome)
+        return FinishedTurn(outcome, saved_outcome)
 
     def make_unfinished(self, end: End, reason: StopReason, *, are_tools_running: bool) -> TurnOutcome:
         """Returns the outcome of a turn that ends before its reply is complete."""
         if self.terms.saves_steps or self.last_round.is_stored:
             return self._make_unfinished_step(end, reason)
-        shown_reply = self.earlier.join_reply(self.last_round.make_shown_reply(self.last_round.client_calls))
-        messages = [*self.earlier.messages]
-        if are_tools_running and not self.last_round.spoken.text:
-            # The calls are stored, so that the model does not repeat in another turn what they may have done. But a
-            # call that speaks would be stored with its whole text, of which the user may have heard a part.
-            messages.append(self.last_round.make_upstream_message())
-            messages += [result.as_stored() for result in self.calls.final_results]
-        return self._make_outcome(end, reason, tuple(messages), shown_reply)
+        shown_reply = self.last_round.make_shown_reply(self.last_round.client_calls)
+        last_messages = self._list_begun_calls() if are_tools_running else ()
+        full_reply = (*self.earlier_rounds.messages, *last_messages)
+        return self._make_outcome(end, reason, full_reply, self.earlier_rounds.join_reply(shown_reply))
+
+    def _list_begun_calls(self) -> tuple[Json, ...]:
+        """Returns the messages of a round with running calls: its reply, and the results of all calls.
+
+        The messages are stored, so that the model does not repeat in another turn what the calls may have done.
+        """
+        if self.last_round.spoken.text:
+            # A call that speaks would be stored with its whole text, of which the user may have heard a part.
+            return ()
+        return self._make_call_messages(self.gateway_calls.final_results)
 
     def _make_unfinished_step(self, end: End, reason: StopReason) -> TurnOutcome:
         """Returns the outcome of a turn that saves each step, and ends within a step."""
         if self.last_round.is_stored:
-            return self._make_outcome(end, reason, (), None, results=self.calls.interrupted_results)
+            return self._make_outcome(end, reason, (), None, results=self.gateway_calls.interrupted_results)
         # The reply is stored without its calls: calls without an answer would block the conversation.
         return self._make_outcome(end, reason, (), self.last_round.make_shown_reply())
 
     def _list_last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
-        """Returns the messages of the last round as they go upstream again."""
-        last_round, results = self.last_round, self.calls.results
-        if results:
-            return (last_round.make_upstream_message(), *(result.as_stored() for result in results))
+        """Returns the messages of the last round as they go upstream again. The first row that fits decides.
+
+        | the round                                        | its messages                              |
+        |--------------------------------------------------|-------------------------------------------|
+        | has results of gateway calls                     | its reply with all calls, the results     |
+        | is a step with a filler before the model's text  | its reply without the filler              |
+        | follows hidden rounds, has a provider's own form | the shown reply, with the provider's form |
+        | any other                                        | the shown reply                           |
+        """
+        last_round = self.last_round
+        if results := self.gateway_calls.results:
+            return self._make_call_messages(results)
         if self.terms.saves_steps and last_round.spoken.filler and last_round.draft.text:
-            return (last_round.make_upstream_message(client_calls),)  # the filler is no part of it upstream
-        # After hidden rounds the reply is stored with the provider's own form of it, since it goes upstream again.
-        if self.earlier.messages and (native_reply := last_round.draft.make_message().get(NATIVE_REPLY)):
+            return (last_round.make_upstream_message(client_calls),)
+        follows_hidden_rounds = bool(self.earlier_rounds.messages)
+        if follows_hidden_rounds and (native_reply := last_round.draft.make_message().get(NATIVE_REPLY)):
             return ({**shown_reply, NATIVE_REPLY: native_reply},)
         return (shown_reply,)
+
+    def _make_call_messages(self, results: Iterable[ToolResult]) -> tuple[Json, ...]:
+        """Returns the reply of the last round with all its calls, and the results after it."""
+        return (self.last_round.make_upstream_message(), *(result.as_stored() for result in results))
 
     def _as_last_step(
         self, outcome: TurnOutcome, shown_reply: Json, last_messages: tuple[Json, ...]
@@ -109,7 +130,7 @@ class OutcomeMaker(NamedTuple):
 
         If this reply is stored already, the outcome has only the results that followed it.
         """
-        results = self.calls.results
+        results = self.gateway_calls.results
         if self.last_round.is_stored:
             return replace(outcome, full_reply=(), shown_reply=None, results=results)
         usage = self.last_round.draft.usage
@@ -124,14 +145,14 @@ class OutcomeMaker(NamedTuple):
             results=results,
         )
 
-    def _as_refused(self, saved: TurnOutcome) -> TurnOutcome:
+    def _as_refused(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns the outcome of a filtered reply as refused, if the gateway would send the messages again itself."""
         if self.terms.saves_steps:
-            return replace(saved, full_reply=(), is_refused=True)
+            return replace(outcome, full_reply=(), is_refused=True)
         # A later round may be filtered because of the results of tools.
         if self.terms.is_appended and self.reply_count == 1:
-            return replace(saved, state=End.FAILED, full_reply=(), is_refused=True)
-        return saved
+            return replace(outcome, state=End.FAILED, full_reply=(), is_refused=True)
+        return outcome
 
     def _make_outcome(
         self,
@@ -144,8 +165,8 @@ class OutcomeMaker(NamedTuple):
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
         """Returns the outcome of the turn. The parameters are those of `TurnOutcome`."""
-        full_reply = self.earlier.rename_clashing_calls(full_reply, shown_reply)
-        usage = self.earlier.ledger.make_turn_usage(self.last_round.draft.usage)
+        full_reply = self.earlier_rounds.rename_clashing_calls(full_reply, shown_reply)
+        usage = self.earlier_rounds.ledger.make_turn_usage(self.last_round.draft.usage)
         has_hidden_results = len(full_reply) > 1 and any(message["role"] == "tool" for message in full_reply)
         # The fields are given by position: keywords take longer than the rest of this function (measured).
         return TurnOutcome(
