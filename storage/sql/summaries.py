@@ -23,15 +23,14 @@ class Summaries(StoreGroup):
 
     @reads
     async def list_conversation_summaries(
-        self, connection: Connection, agent_row: int, conversation_row: int, limit: int = 16
+        self, connection: Connection, agent_row: int, conversation_row: int, max_depth: int, limit: int = 16
     ) -> list[Summary]:
-        """Returns the summaries of a conversation on any branch, the summaries of the deepest exchanges first."""
-        return [
-            _make_summary(row)
-            for row in await connection.fetch_rows(
-                SQL["of_conversation"], (agent_row, conversation_row, limit)
-            )
-        ]
+        """Returns the summaries of a conversation on any branch, the summaries of the deepest exchanges first.
+
+        max_depth: the depth of the last exchange of a path; the summaries of deeper ones are of other branches.
+        """
+        values = (agent_row, conversation_row, max_depth, limit)
+        return [_make_summary(row) for row in await connection.fetch_rows(SQL["of_conversation"], values)]
 
     @reads
     async def find_summary(self, connection: Connection, agent_row: int, exchange_row: int) -> Summary | None:

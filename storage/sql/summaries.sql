@@ -1,10 +1,10 @@
 -- Every statement on summaries. `-- name:` begins one; the next line describes it.
 
 -- name: of_conversation
--- Reads the summaries of a conversation, those that cover most first.
+-- Reads the summaries of a conversation up to a depth, those that cover most first.
 SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
-WHERE s.conversation = ?2 AND s.agent = ?1 AND s.agent <> 0 ORDER BY s.depth DESC, s.id DESC LIMIT ?3
+WHERE s.conversation = ?2 AND s.agent = ?1 AND s.agent <> 0 AND s.depth <= ?3 ORDER BY s.depth DESC, s.id DESC LIMIT ?4
 
 -- name: of_exchange
 -- Reads the summary of an exchange.

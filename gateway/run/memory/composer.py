@@ -271,7 +271,7 @@ class Composer(Struct, frozen=True):
         else:
             try:
                 summaries = await self.store.summaries.list_conversation_summaries(
-                    context.agent.id, match_point.conversation_row
+                    context.agent.id, match_point.conversation_row, match_point.depth
                 )
             except StoreError as error:
                 _log.warning(

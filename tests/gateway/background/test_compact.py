@@ -13,6 +13,7 @@ from gateway.operations import make_operations
 from gateway.run.background.compact import CompactJob
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
+from storage.sql.statements import make_statement
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes
@@ -266,6 +267,32 @@ def test_branches_share_a_summary(world: World, notes: Notes) -> None:
     chat.go_on()
     assert system_of(world.upstream.last) == before
     assert len(notes.asked) == count
+
+
+def test_a_branch_has_its_summary_however_many_summaries_another_branch_has(
+    world: World, notes: Notes
+) -> None:
+    chat = world.chat(user="alice", max_tokens=RESERVE)
+    talk(chat, 32)
+    before, sent = system_of(world.upstream.last), [*chat.messages]
+    assert "</summary>" in before
+    talk(chat, 20, 33)
+
+    summarise = make_statement(
+        "a test's",
+        "INSERT INTO summaries (agent, conversation, exchange, depth, at, tokens, model, text)"
+        " SELECT agent, conversation, id, depth, 1, 1, 'm', 'Other notes.' FROM exchanges"
+        " WHERE id NOT IN (SELECT exchange FROM summaries) ORDER BY depth DESC LIMIT 16",
+    )
+    world.settle()
+
+    async def write() -> None:
+        await world.store.database.write(lambda connection: connection.run(summarise, ()))
+
+    world.gateway.call(write())
+    chat.messages = [*sent, {"role": "user", "content": "Something else altogether."}]
+    chat.go_on()
+    assert system_of(world.upstream.last) == before
 
 
 def test_summaries_of_forgotten_messages_are_forgotten(
