@@ -10,7 +10,6 @@ import gzip
 import http.client
 import logging
 import random
-import ssl
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -178,11 +177,12 @@ class Exporter:
         if self._connection is None:
             host = self._url.hostname or ""
             port = self._url.port
-            if self._url.scheme == "https":
-                context = ssl.create_default_context()
-                self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
-            else:
-                self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+            tls = self._otlp.tls
+            self._connection = (
+                http.client.HTTPConnection(host, port, timeout=timeout_s)
+                if tls is None
+                else http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
+            )
             self._connection.connect()
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)

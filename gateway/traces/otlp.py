@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +32,8 @@ class OtlpSettings(Struct, frozen=True):
     # The URL to which spans are posted.
     endpoint: str
     headers: tuple[tuple[str, str], ...] = ()
+    # The authorities that a collector's certificate has to be from, and the gateway's own certificate; None: no TLS.
+    tls: ssl.SSLContext | None = None
     # How long one post may take.
     timeout_s: float = 10.0
     is_compressed: bool = False
@@ -98,6 +101,7 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     return OtlpSettings(
         endpoint,
         headers=_read_headers(*read_exporter_variable("HEADERS")),
+        tls=_make_tls(read_exporter_variable) if endpoint.lower().startswith("https:") else None,
         timeout_s=read_seconds(*read_exporter_variable("TIMEOUT"), _DEFAULTS.timeout_s),
         is_compressed=compression == "gzip",
         resource=_read_resource(variables),
@@ -126,6 +130,31 @@ def _check_endpoint(name: str, endpoint: str) -> None:
         is_url = False
     if not is_url:
         raise _make_error(name, "a URL that begins with http:// or https://", "another")
+
+
+def _make_tls(read_exporter_variable: Callable[[str], tuple[str, str]]) -> ssl.SSLContext:
+    """Returns the TLS of the connections to a collector. Raises: SettingsError: a file cannot be read."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    name, path = read_exporter_variable("CERTIFICATE")
+    try:
+        if path:
+            tls.load_verify_locations(path)
+        else:
+            tls.load_default_certs()
+    except OSError as error:  # an SSLError, too
+        raise _make_error(name, "the path of a file with certificates in PEM", path) from error
+    name, path = read_exporter_variable("CLIENT_CERTIFICATE")
+    if path:
+        _, key_path = read_exporter_variable("CLIENT_KEY")
+        try:
+            tls.load_cert_chain(
+                path, key_path or None, password=""
+            )  # no question for a password at the start
+        except OSError as error:
+            raise _make_error(
+                name, "the path of a certificate in PEM, with its key there or in CLIENT_KEY", path
+            ) from error
+    return tls
 
 
 def _read_headers(variable: str, text: str) -> tuple[tuple[str, str], ...]:

@@ -4,12 +4,14 @@
         ... export to collector.url ...
         spans = collector.wait_for(3)
 
-It answers with 200, or with the next of `answers`. It answers nothing before the gate `hold` is open.
+It answers with 200, or with the next of `answers`. It answers nothing before the gate `hold` is open. With a TLS
+context it speaks HTTPS, at the host `localhost`.
 """
 
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -47,7 +49,7 @@ class Answer:
 class StrictCollector:
     """A collector. Its `__exit__` fails if a request was wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         # The accepted requests, the number of spans of each, and the headers of each.
         self.posts: list[ExportTraceServiceRequest] = []
         self.sizes: list[int] = []
@@ -72,6 +74,10 @@ class StrictCollector:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._origin = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            self._origin = f"https://localhost:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -88,7 +94,7 @@ class StrictCollector:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/v1/traces"
+        return f"{self._origin}/v1/traces"
 
     @property
     def spans(self) -> list[Span]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt, RequestLine
 from gateway.traces import export
 from gateway.traces import tracer as tracing
-from gateway.traces.otlp import OtlpSettings
+from gateway.traces.otlp import OtlpSettings, read_otlp
 from gateway.traces.spans import SpanMaker
 from gateway.traces.tracer import Tracer
+from tests.doubles.certificate import make_certificate
 from tests.doubles.collector import Answer, StrictCollector, attributes
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import remember
@@ -71,6 +73,27 @@ def test_batches_are_no_larger_than_they_may_be(collector: StrictCollector, make
     assert sum(collector.sizes) == 7
     assert collector.heads[0]["x-key"] == "k"
     assert tracer._exported.values == {(): 7}
+
+
+def test_a_collector_is_trusted_by_its_certificate_and_gets_one(tmp_path: Path, make: Make) -> None:
+    certificate, key = make_certificate(tmp_path, "localhost")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_verify_locations(certificate)
+    tls.load_cert_chain(certificate, key)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    with StrictCollector(tls) as collector:
+        otlp = read_otlp(
+            {
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url,
+                "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate),
+                "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE": str(certificate),
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(key),
+            }
+        )
+        assert otlp is not None
+        take(make(otlp.endpoint, tls=otlp.tls))
+        collector.wait_for(1)
+        assert collector.heads[0]["host"] == collector.url.split("/")[2]
 
 
 def test_a_resource_has_what_the_variables_say(collector: StrictCollector, make: Make) -> None:

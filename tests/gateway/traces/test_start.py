@@ -36,6 +36,19 @@ def test_a_variable_that_is_not_in_utf_8_is_refused(name: str, value: str) -> No
         read_otlp_settings({**ENDPOINT, name: value})
 
 
+@pytest.mark.parametrize("text", [None, "", "no certificate"], ids=["missing", "empty", "text"])
+@pytest.mark.parametrize("name", ["CERTIFICATE", "CLIENT_CERTIFICATE"])
+def test_a_file_without_a_certificate_is_refused(tmp_path: Path, name: str, text: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if text is not None:
+        path.write_text(text)
+    variables = {**ENDPOINT, f"OTEL_EXPORTER_OTLP_{name}": str(path)}
+    assert read_otlp_settings(variables) is not None, "an endpoint without TLS has no use for it"
+    variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:9"}
+    with pytest.raises(SettingsError, match=f"OTLP_{name}: expected the path of a .*{path}"):
+        read_otlp_settings(variables)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, trace_service_pb2.__name__, None)
     assert read_otlp_settings({}) is None
