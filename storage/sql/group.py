@@ -19,11 +19,12 @@ from collections.abc import Callable, Coroutine
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from storage.database import Connection, Database, Effect, Statement
+from storage.database import Connection, Database, Effect, Operation, Statement
 
 G = TypeVar("G", bound="StoreGroup")
 P = ParamSpec("P")
 T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 MethodT = TypeVar("MethodT", bound=Callable[..., object])
 
 # The most rows that one transaction deletes.
@@ -68,47 +69,41 @@ class StoreGroup:
 
 def reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:
     """Returns a method that runs an operation as a short read."""
-
-    def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return self._database.read(lambda connection: method(self, connection, *args, **kwargs))
-
-    return _copy_name(method, reading)
+    return _without_connection(method, lambda database, operation: database.read(operation))
 
 
 def long_reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:
     """Returns a method that runs an operation as a read that may take long."""
-
-    def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return self._database.long_read(lambda connection: method(self, connection, *args, **kwargs))
-
-    return _copy_name(method, reading)
+    return _without_connection(method, lambda database, operation: database.long_read(operation))
 
 
 def writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
     """Returns a method that runs an operation as a transaction."""
-
-    def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._database.write(lambda connection: method(self, connection, *args, **kwargs))
-
-    return _copy_name(method, writing)
+    return _without_connection(method, lambda database, operation: database.write(operation))
 
 
 def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
     """Returns a method that runs an operation as a transaction that gives way to turns."""
-
-    def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._database.bulk_write(lambda connection: method(self, connection, *args, **kwargs))
-
-    return _copy_name(method, writing)
+    return _without_connection(method, lambda database, operation: database.bulk_write(operation))
 
 
 def makes_effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], Effect]:
     """Returns a method that returns an effect: the operation, which runs when the effect is performed."""
+    return _without_connection(method, lambda _, operation: operation)
 
-    def making(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Effect:
-        return lambda connection: method(self, connection, *args, **kwargs)
 
-    return _copy_name(method, making)
+def _without_connection(
+    method: _Method[G, P, T], run: Callable[[Database, Operation[T]], ResultT]
+) -> Callable[Concatenate[G, P], ResultT]:
+    """Returns a method that is called without the connection that an operation needs.
+
+    run: a function that has the database run the operation. The method returns its result.
+    """
+
+    def operation_method(self: G, /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+        return run(self._database, lambda connection: method(self, connection, *args, **kwargs))
+
+    return _copy_name(method, operation_method)
 
 
 def as_method(
