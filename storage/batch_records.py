@@ -102,7 +102,8 @@ class BatchItem(Struct, frozen=True):
     agent_uid: str
     # The project of the item's batch.
     project: str
-    # The part of the batch that the item was sent to a provider with, or READY_PART or ENDED_PART.
+    # The number of the item's part: the items of a batch whose requests are submitted to an upstream together.
+    # READY_PART or ENDED_PART: the item is in no part.
     part: int
     # The number of the item's request under way, or otherwise of the next request. A request that ends without a reply
     # does not raise the number: its reply may still come, and the reply's tokens count.
@@ -182,8 +183,8 @@ class AssignedItem(Struct, frozen=True):
     last_exchange: int
     # The memory's epoch when the item began.
     epoch: int
-    # The request to the model, as JSON.
-    asked: bytes
+    # The state of the item's request to the model, as JSON.
+    request_state: bytes
 
 
 class ItemRound(Struct, frozen=True):

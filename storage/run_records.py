@@ -26,8 +26,8 @@ class RunTextKind(StrEnum):
     REQUEST = "request"
     # The form in which the messages of the run are listed, as the send chose it.
     LISTING = "listing"
-    # A request of a batch's item to the model; the last one counts.
-    ASKED = "asked"
+    # The state of a request of a batch's item to the model; the last one counts.
+    REQUEST_STATE = "asked"
     # A reply of the model and the results of its calls, until the turn of a batch's item is an exchange.
     ROUND = "round"
     # A reply of the model with calls that leave the gateway (`CallJournal`).

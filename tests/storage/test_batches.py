@@ -103,7 +103,7 @@ async def test_the_job_if_there_is_one_ends_items_that_have_a_reply(has_job: boo
     [item] = await store.batch_items.list_page(batch.id, limit=1)
     run = item.run
     assert run is not None
-    await store.batch_items.add_text(run.agent_row, run.id, "round", 1, b"{}")
+    await store.batch_items.add_text_of_open_item(run.agent_row, run.id, "round", 1, b"{}")
     if not has_job:
         # An operator has taken it away.
         [job] = await store.jobs.list_newest()
@@ -118,8 +118,8 @@ async def test_the_result_of_an_items_call_is_written_once(store: Store) -> None
     [item] = await store.batch_items.list_page(batch.id)
     run = item.run
     assert run is not None
-    assert await store.batch_items.add_text(run.agent_row, run.id, "result", 1, b"{}")
-    assert not await store.batch_items.add_text(run.agent_row, run.id, "result", 1, b"[]")
+    assert await store.batch_items.add_text_of_open_item(run.agent_row, run.id, "result", 1, b"{}")
+    assert not await store.batch_items.add_text_of_open_item(run.agent_row, run.id, "result", 1, b"[]")
 
 
 @pytest.mark.parametrize("had_reply", [True, False])
@@ -131,9 +131,9 @@ async def test_no_call_of_an_item_is_written_once_its_batch_is_cancelled(
     run = item.run
     assert run is not None
     if had_reply:  # the job ends it, later
-        await store.batch_items.add_text(run.agent_row, run.id, "round", 1, b"{}")
+        await store.batch_items.add_text_of_open_item(run.agent_row, run.id, "round", 1, b"{}")
     await store.batches.cancel(batch, 20.0)
-    assert not await store.batch_items.add_text(run.agent_row, run.id, "call", 1, b"{}")
+    assert not await store.batch_items.add_text_of_open_item(run.agent_row, run.id, "call", 1, b"{}")
 
 
 async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(store: Store) -> None:
@@ -145,9 +145,9 @@ async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(s
     assert agent is not None
     given = [AssignedItem(run.agent_row, item.id, 0, agent.epoch, b"{}")]
     await store.database.bulk_write(store.batch_items.make_assign_effect(1, given, 20.0))
-    assert await store.batch_items.add_text(run.agent_row, run.id, "call", 1, b"{}")
+    assert await store.batch_items.add_text_of_open_item(run.agent_row, run.id, "call", 1, b"{}")
     await store.forgetting.pause(run.agent_row, 21.0)
-    assert not await store.batch_items.add_text(run.agent_row, run.id, "call", 2, b"{}")
+    assert not await store.batch_items.add_text_of_open_item(run.agent_row, run.id, "call", 2, b"{}")
 
 
 async def test_items_that_are_put_into_a_part(store: Store) -> None:

@@ -106,7 +106,7 @@ class ItemTexts(Struct, frozen=True):
             return list((await store.batch_items.load_texts(run.agent_row, run.id, kind)).values())
 
         requests, rounds = await read(RunTextKind.REQUEST), await read(RunTextKind.ROUND)
-        states = await read(RunTextKind.ASKED)
+        states = await read(RunTextKind.REQUEST_STATE)
         if not requests or not requests[0]:
             raise ItemFailed(FORGOTTEN)
         return ItemTexts(

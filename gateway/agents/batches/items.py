@@ -130,7 +130,7 @@ class ItemTurns:
         inserts = [load_edit(insert) for stored in texts.rounds for insert in stored.inserts]
         block_edits.edits += inserts
         replies = [orjson.dumps(stored.reply) for stored in texts.rounds]
-        journal = CallJournal(partial(store.batch_items.add_text, run.agent_row, run.id))
+        journal = CallJournal(partial(store.batch_items.add_text_of_open_item, run.agent_row, run.id))
         if reply is not None:
             journal.stored_replies.update(await load_texts(RunTextKind.REPLY))
             journal.restore_calls(await load_texts(RunTextKind.CALL), await load_texts(RunTextKind.RESULT))

@@ -211,9 +211,11 @@ class PartSubmitter:
 
         Composing a part may take minutes.
         """
-        current = self.outcomes.store.batch_items.find_current
+        load_sendable = self.outcomes.store.batch_items.load_sendable
         # Until no item is left out: writing the part again takes seconds, in which more may be forgotten.
-        while forgotten := {item.run_row for item in draft.items} - await current(self.batch.id, part.number):
+        while forgotten := {item.run_row for item in draft.items} - await load_sendable(
+            self.batch.id, part.number
+        ):
             # Up to 256 MB are read and written: longer than the event loop may wait.
             await asyncio.to_thread(draft.leave_out, forgotten)
             async for page in self.results.load_item_pages(part.number):

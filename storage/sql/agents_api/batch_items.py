@@ -1,6 +1,7 @@
 """The items of batches: each is a run with a turn that is written when the item ends.
 
-The state of an item is a row of numbers; its words lie in `run_texts` until its turn is an exchange.
+The state of an item is a row of numbers; its texts lie in `run_texts` until its turn is an exchange. A batch goes to
+its providers in parts: a part is the items whose requests are submitted together, and has a number in the batch.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ from storage.store_rules import Rules
 
 SQL = load("agents_api/batch_items.sql")
 
-# The number of an item's request, the only one.
+# The `seq` of the only text of an item's run that is a request.
 _REQUEST_SEQ = 0
-# Items that one transaction ends.
+# The most items that one transaction ends.
 _PAGE_ITEMS = 100
 
 
@@ -97,7 +98,11 @@ class BatchItems(StoreGroup):
         limit: int = 50,
         part: int | None = None,
     ) -> list[BatchItem]:
-        """Returns a page of items in the order in which they were given. part: the part to list; None: all parts."""
+        """Returns a page of items in the order in which they were given.
+
+        after: the id of the last item of the page before.
+        part: the number of the part to list; None: all items of the batch.
+        """
         if part is None:
             rows = await connection.fetch_rows(SQL["list"], (batch_row, after, limit))
         else:
@@ -121,21 +126,21 @@ class BatchItems(StoreGroup):
 
     @reads
     async def count_in_part(self, connection: Connection, batch_row: int, part: int) -> int:
-        """Counts the items that are in a part."""
+        """Returns the number of items in a part, or of those that are ready (READY_PART) or have ended (ENDED_PART)."""
         return int(await connection.fetch_value(SQL["count_in_part"], (batch_row, part)))
 
     @reads
-    async def find_current(self, connection: Connection, batch_row: int, part: int) -> set[int]:
+    async def load_sendable(self, connection: Connection, batch_row: int, part: int) -> set[int]:
         """Returns the ids of the items in a part with requests that may be sent as they were composed.
 
         The other items have ended, or something of their memory was forgotten since.
         """
-        return set(await load_column(connection, SQL["find_current"], (batch_row, part)))
+        return set(await load_column(connection, SQL["list_sendable"], (batch_row, part)))
 
     @reads
     async def has_open(self, connection: Connection, batch_row: int) -> bool:
         """Returns whether an item of a batch has not ended."""
-        return await connection.fetch_value(SQL["any_open"], (batch_row,)) is not None
+        return await connection.fetch_value(SQL["open_exists"], (batch_row,)) is not None
 
     @reads
     async def list_open(self, connection: Connection, batch_row: int, limit: int) -> list[BatchItem]:
@@ -146,7 +151,7 @@ class BatchItems(StoreGroup):
     async def load_texts(
         self, connection: Connection, agent_row: int, run_row: int, kind: RunTextKind
     ) -> dict[int, bytes]:
-        """Returns the texts of a kind that an item's run holds, by their numbers, in order."""
+        """Returns the texts of an item's run that are of a kind, by `seq`, in ascending order."""
         rows = await connection.fetch_rows(SQL["load_texts"], (agent_row, run_row, kind))
         return {row[0]: row[1] for row in rows}
 
@@ -154,7 +159,10 @@ class BatchItems(StoreGroup):
     async def load_error_messages(
         self, connection: Connection, batch_row: int, first: int, last: int
     ) -> dict[int, str]:
-        """Returns why items failed, by their ids, for ids above `first` up to `last`."""
+        """Returns why items failed, by their ids.
+
+        first, last: bounds of the ids, which are greater than `first` and at most `last`.
+        """
         rows = await connection.fetch_rows(SQL["load_error_messages"], (batch_row, first, last))
         return {row[0]: bytes(row[1]).decode() for row in rows if row[1]}
 
@@ -177,8 +185,10 @@ class BatchItems(StoreGroup):
                 continue
             await begin_run(connection, item.agent_row, item.run_row, at)
             await connection.run(SQL["assign"], (item.run_row, part, item.last_exchange, item.epoch))
-            text = (item.agent_row, item.run_row, RunTextKind.ASKED, item.asked)
-            await connection.run(SQL["append_text"], text)
+            await connection.run(
+                SQL["append_text"],
+                (item.agent_row, item.run_row, RunTextKind.REQUEST_STATE, item.request_state),
+            )
 
     @makes_effect
     async def make_write_effect(
@@ -201,12 +211,13 @@ class BatchItems(StoreGroup):
             await add_batch(connection, project, day, total_tokens, output_tokens)
 
     @bulk_writes
-    async def add_text(
+    async def add_text_of_open_item(
         self, connection: Connection, agent_row: int, run_row: int, kind: RunTextKind, seq: int, data: bytes
     ) -> bool:
-        """Adds a text of an item. Returns False if the item has a text with this kind and seq, or does not go on.
+        """Adds a text to an item's run. Returns False if the run has a text with this kind and seq.
 
-        An item does not go on if it or its batch has ended, or something of its memory was forgotten.
+        Returns False, too, if the item or its batch has ended, or something of the item's memory was forgotten since
+        its request was composed.
         """
         await connection.lock(agent_row)
         return (
@@ -272,11 +283,13 @@ def make_counts(rows: Sequence[Row]) -> BatchCounts:
 
 
 def _make_item(row: Row) -> BatchItem:
+    """Returns the record of a row of `{item}`."""
     (
         item_row, part, request_number, errors, expiries, last_exchange, epoch,
-        agent_uid, project, conversation_key, conversation_uid, *run,
+        agent_uid, project, conversation_key, conversation_uid, *run_columns,
     ) = row  # fmt: skip
-    item_run = make_run(run) if run[0] is not None and agent_uid is not None else None
+    run_row = run_columns[0]
+    item_run = make_run(run_columns) if run_row is not None and agent_uid is not None else None
     is_default = conversation_key == DEFAULT_CONVERSATION
     return BatchItem(
         id=item_row,

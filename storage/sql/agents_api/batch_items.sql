@@ -37,8 +37,8 @@ SELECT {item} WHERE i.batch = ?1 AND i.run = ?2
 -- Reads the item of a batch that is an agent's.
 SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2
 
--- name: find_current
--- Finds the items of a part that have not ended, and that lost nothing of their memories since they were put into
+-- name: list_sendable
+-- Lists the items of a part that have not ended, and whose memories have lost nothing since the items were put into
 -- the part.
 SELECT i.run FROM batch_items i JOIN runs r ON r.id = i.run JOIN agents a ON a.id = r.agent
 WHERE i.batch = ? AND i.part = ? AND a.epoch = i.epoch AND r.state IN ('created', 'running')
@@ -47,7 +47,7 @@ WHERE i.batch = ? AND i.part = ? AND a.epoch = i.epoch AND r.state IN ('created'
 -- Counts the items of a part.
 SELECT count(*) FROM batch_items WHERE batch = ? AND part = ?
 
--- name: any_open
+-- name: open_exists
 -- Returns whether any item of a batch has not ended.
 SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
 
@@ -67,7 +67,8 @@ AND NOT EXISTS (SELECT 1 FROM run_texts x
 ORDER BY i.run LIMIT ?2
 
 -- name: append_text
--- Adds a part of an item after those of its kind: a row of words is never written over by a longer one.
+-- Adds a text to an item's run, after those of its kind. A text is never replaced by a longer one: SQLite would not
+-- overwrite all of the old text.
 INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.agent <> 0 AND x.run = ?2 AND x.kind = ?3
 
@@ -82,7 +83,7 @@ WHERE r.id = ?2 AND r.agent = ?1 AND r.state IN ('created', 'running') AND b.sta
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: load_texts
--- Reads the parts of a kind of one item.
+-- Reads the texts of a kind of an item's run.
 SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? ORDER BY seq
 
 -- name: load_error_messages

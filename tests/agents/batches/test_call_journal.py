@@ -46,7 +46,7 @@ async def open_journal(store: Store, run: Run) -> CallJournal:
     """Returns the journal of an item after its first reply, as a new attempt of the batch's job opens it."""
     texts = partial(store.batch_items.load_texts, run.agent_row, run.id)
     # A lambda, since `break_texts` may replace the method later.
-    journal = CallJournal(lambda *text: store.batch_items.add_text(run.agent_row, run.id, *text))
+    journal = CallJournal(lambda *text: store.batch_items.add_text_of_open_item(run.agent_row, run.id, *text))
     journal.stored_replies.update(await texts(RunTextKind.REPLY))
     assert journal.restore_calls(await texts(RunTextKind.CALL), await texts(RunTextKind.RESULT))
     return journal
@@ -54,7 +54,7 @@ async def open_journal(store: Store, run: Run) -> CallJournal:
 
 def break_texts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Has each write of a text of this kind fail."""
-    real = BatchItems.add_text
+    real = BatchItems.add_text_of_open_item
 
     async def add_text(
         items: BatchItems, agent_row: int, run_row: int, text_kind: str, seq: int, data: bytes
@@ -63,7 +63,7 @@ def break_texts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
             raise StoreUnavailable("the database is away")
         return await real(items, agent_row, run_row, text_kind, seq, data)
 
-    monkeypatch.setattr(BatchItems, "add_text", add_text)
+    monkeypatch.setattr(BatchItems, "add_text_of_open_item", add_text)
 
 
 async def test_a_call_that_was_made_is_not_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
