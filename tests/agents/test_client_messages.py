@@ -1421,6 +1421,13 @@ def test_a_run_that_waits_is_cancelled(world: LettaWorld, by: str) -> None:
     assert [each.approve for each in shown] == [False]
 
 
+def test_an_empty_model_of_a_send_leaves_the_agents_own_model(world: LettaWorld) -> None:
+    agent = world.agent(model="openai/m")
+    for empty in ("", None):
+        world.letta.agents.messages.create(agent.id, input="Hi", override_model=empty)
+        assert world.upstream.last.json["model"] == "m"
+
+
 def test_a_run_whose_calls_were_answered_is_not_cancelled(world: LettaWorld) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     messages = world.letta.agents.messages

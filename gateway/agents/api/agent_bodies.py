@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
-from msgspec import UNSET, Meta, UnsetType, to_builtins
+from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 from msgspec.structs import replace
 
 from gateway.agents.api.blocks import AgentBlock
@@ -38,7 +38,7 @@ from gateway.core.definition import FILLER_AFTER_MS, AgentDefinition, FixedFille
 from gateway.core.json_object import without_none
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
-from gateway.validation import Fault, InvalidValue, convert
+from gateway.validation import Fault, InvalidValue, Path, convert
 
 AgentType = Literal[
     "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",
@@ -58,6 +58,23 @@ _ModelName = Annotated[str, Meta(pattern=r"\S", max_length=200)]
 _MaybeModelName = Annotated[str, Meta(pattern=r"^$|\S", max_length=200)]
 
 
+class _TextFormat(Struct, tag_field="type", tag="text"):
+    """A `response_format` for a reply in words."""
+
+
+class _ObjectFormat(Struct, tag_field="type", tag="json_object"):
+    """A `response_format` for a reply that is a JSON object."""
+
+
+class _SchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    """A `response_format` for a reply that follows a JSON schema."""
+
+    json_schema: dict[str, Any]
+
+
+_ResponseFormat: TypeAlias = _TextFormat | _ObjectFormat | _SchemaFormat
+
+
 class _Reasoning(TypedDict, total=False):
     """The `reasoning` of `model_settings`. Its other fields are stored."""
 
@@ -70,8 +87,8 @@ _LLM_TYPES: dict[str, Any] = {
     "max_tokens": _Tokens, "reasoning_effort": str, "put_inner_thoughts_in_kwargs": bool, "parallel_tool_calls": bool,
 }  # fmt: skip
 SETTINGS_TYPES: dict[str, Any] = {
-    "temperature": float, "parallel_tool_calls": bool, "response_format": dict, "verbosity": str, "thinking": dict,
-    "max_output_tokens": _Tokens, "effort": str, "reasoning": _Reasoning,
+    "temperature": float, "parallel_tool_calls": bool, "response_format": _ResponseFormat, "verbosity": str,
+    "thinking": dict, "max_output_tokens": _Tokens, "effort": str, "reasoning": _Reasoning,
 }  # fmt: skip
 _PLAIN_SETTINGS = ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking")
 # The fields of `model_settings` that are in a definition's sampling, with their names there. The reasoning effort has
@@ -255,6 +272,7 @@ def _read_model(definition: AgentDefinition, fields: Mapping[str, Any]) -> dict[
     for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
         _copy_or_remove(config, name, sampling)
     set_sampling(sampling, fields.get("model_settings", {}))
+    _check_types(fields, ("body",), {"response_format": _ResponseFormat})
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
         _copy_or_remove(fields, name, sampling)
     return {**_read_llm_config(config, fields), "sampling": sampling}
@@ -267,13 +285,13 @@ def _read_llm_config(config: Mapping[str, Any], fields: Mapping[str, Any]) -> di
 
     Raises: Unprocessable.
     """
-    _check_types(config, "llm_config", _LLM_TYPES)
+    _check_types(config, ("body", "llm_config"), _LLM_TYPES)
     values: dict[str, Any] = {}
     model = config.get("handle") or config.get("model")
     if model and "model" not in fields:
         values["model"] = model
     if config.get("context_window") and "context_window_limit" not in fields:
-        _check_types(config, "llm_config", {"context_window": WindowTokens})
+        _check_types(config, ("body", "llm_config"), {"context_window": WindowTokens})
         values["context_window"] = config["context_window"]
     if config.get("put_inner_thoughts_in_kwargs") is not None:
         values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
@@ -307,24 +325,24 @@ def list_models(definition: AgentDefinition) -> set[str | None]:
 
 def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Copies the settings of a model that have an effect on its replies. Raises: Unprocessable."""
-    _check_types(settings, "model_settings", SETTINGS_TYPES)
+    _check_types(settings, ("body", "model_settings"), SETTINGS_TYPES)
     for name, sampling_name in SAMPLING_SETTINGS.items():
         _copy_or_remove(settings, name, sampling, sampling_name)
     _copy_or_remove(settings, "effort", sampling, "reasoning_effort")
     _copy_or_remove(settings.get("reasoning") or {}, "reasoning_effort", sampling)
 
 
-def _check_types(values: Mapping[str, Any], field: str, types: Mapping[str, Any]) -> None:
+def _check_types(values: Mapping[str, Any], path: Path, types: Mapping[str, Any]) -> None:
     """Checks the values that have an effect; other values may be anything.
 
-    field: the field of the body that has the values.
+    path: the path of the values in the request.
 
     Raises: Unprocessable.
     """
     for name, value_type in types.items():
         if values.get(name) is not None:
             try:
-                convert(values[name], value_type, ("body", field, name))
+                convert(values[name], value_type, (*path, name))
             except InvalidValue as error:
                 raise Unprocessable(error.fault) from error
 

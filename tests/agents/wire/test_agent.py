@@ -99,6 +99,11 @@ def test_rules_are_stored_as_they_came() -> None:
         {"model_settings": {"parallel_tool_calls": 1}},
         {"model_settings": {"max_output_tokens": 0}},
         {"model_settings": {"reasoning": {"reasoning_effort": 5}}},
+        # No upstream takes such a format, so each send would fail.
+        {"response_format": {}},
+        {"response_format": {"type": "xml"}},
+        {"response_format": {"type": "json_schema"}},
+        {"model_settings": {"response_format": {"type": "json_schema"}}},
         {"tool_rules": [{"type": "max_count_per_step", "tool_name": "a", "max_count_limit": -1}]},
         {"agent_type": "nonsense"},
     ],
