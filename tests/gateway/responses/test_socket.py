@@ -219,6 +219,25 @@ def test_thoughts_that_can_be_sent_back_are(openai_account: StoredResponses, cli
     ]
 
 
+def test_the_thoughts_of_a_reply_that_was_cut_before_its_words_are_not_sent_back(
+    upstream: StrictUpstream, openai_account: StoredResponses, client: SocketClient
+) -> None:
+    """The API refuses reasoning that no item of its reply follows."""
+    gate = Gate()
+    upstream.endpoints.hold_events[9] = gate
+    client.options = {"store": False, "include": ["reasoning.encrypted_content"]}
+    openai_account.outputs.append([reasoning_item("Hm."), message_item("Yes.")])
+    client.create(input="Is it?")
+    client.wait_for("response.output_item.done")
+    client.send(type="response.cancel")
+    first = client.wait_for()["response"]
+    assert [item["type"] for item in first["output"]] == ["reasoning"]
+    upstream.endpoints.hold_events.clear()
+    gate.open()
+    assert read_text_of(client.ask(input="Sure?", previous_response_id=first["id"])) == "Ok."
+    assert [read_text(item) for item in openai_account.bodies[-1]["input"]] == ["Is it?", "Sure?"]
+
+
 def test_by_way_of_chat_completions_it_is_gone_on_from_too(upstream: StrictUpstream, tmp_path: Path) -> None:
     with (
         remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world,

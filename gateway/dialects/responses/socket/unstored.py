@@ -196,6 +196,9 @@ def _is_reply(item: object) -> bool:
 def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
     """Returns the items of a reply in the form of an input."""
     items = [decode_upstream_members(bytes(item)) for item in output]
+    # A reply that was cut may end with its reasoning, which the upstream refuses without the item that follows it.
+    while items and items[-1].get("type") == b'"reasoning"':
+        items.pop()
     returned = [item for item in items if item.get("type") != b'"reasoning"' or "encrypted_content" in item]
     if len(returned) < len(items):
         # For an item with an id the upstream would demand the reasoning item before it.
