@@ -264,20 +264,21 @@ def test_an_unstored_response_after_a_stored_one_can_be_continued(
     assert [read_text(item) for item in openai_account.inputs[-1]] == ["One.", "Ok.", "Two.", "Ok.", "Three."]
 
 
-def test_the_heard_part_of_an_unstored_response_may_come_after_its_id(
-    ways: World, upstream: StrictUpstream, openai_account: StoredResponses
+@pytest.mark.parametrize("heard", ["O...", "Ok."], ids=["a part", "all"])
+def test_what_was_heard_of_an_unstored_response_may_come_after_its_id(
+    ways: World, upstream: StrictUpstream, openai_account: StoredResponses, heard: str
 ) -> None:
     with open_socket(ways.gateway) as socket:
         client = SocketClient(socket)
         first = client.ask(input="What is there to eat?", store=False)
         assert read_text_of(first) == "Ok."
-        items = [{"role": "assistant", "content": "O..."}, {"role": "user", "content": "Stop."}]
+        items = [{"role": "assistant", "content": heard}, {"role": "user", "content": "Stop."}]
         second = client.ask(input=items, previous_response_id=first["id"], store=False)
         client.ask(input="Thanks.", previous_response_id=second["id"], store=False)
     asked = openai_account.inputs[-1] if openai_account.inputs else upstream.last.messages
-    heard = ["What is there to eat?", "O...", "Stop.", "Ok.", "Thanks."]
-    assert [read_text(each) for each in asked] == heard
-    assert list_stored_texts(ways) == [*heard, "Ok."]
+    texts = ["What is there to eat?", heard, "Stop.", "Ok.", "Thanks."]
+    assert [read_text(each) for each in asked] == texts
+    assert list_stored_texts(ways) == [*texts, "Ok."]
 
 
 def test_another_connection_does_not_know_what_is_not_stored(world: World, client: SocketClient) -> None:

@@ -181,10 +181,10 @@ def _join_items(cached_items: Sequence[bytes], new_items: Sequence[bytes]) -> li
         heard = as_heard(last_items, resent)
     except (orjson.JSONDecodeError, AttributeError, TypeError):
         return whole_list  # what cannot be read is refused where the whole request is read
-    if heard.cut_reply is None:
-        return whole_list
-    cut_item = orjson.dumps({"role": "assistant", "content": read_text(heard.cut_reply)})
     later_items = [item for index, item in enumerate(new_items) if index not in heard.repeat_indices]
+    if heard.cut_reply is None:
+        return [*cached_items, *later_items]
+    cut_item = orjson.dumps({"role": "assistant", "content": read_text(heard.cut_reply)})
     return [*cached_items[:-1], cut_item, *later_items]
 
 
