@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from gateway.core.prompt.shown_blocks import ShownBlocks
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks
 from gateway.core.tags import make_mark
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
@@ -101,8 +101,6 @@ class RunMemory:
     _late_opening: tuple[StepOpen, Future[StepOpened]] | None = field(default=None, init=False)
     # The time when the open step began, in seconds since the epoch.
     _step_began_at: float = field(default=0.0, init=False)
-    # The text of each block that the current prompt shows last.
-    _shown_blocks: ShownBlocks = field(default_factory=dict, init=False)
     # The characters that the run's steps have added to the conversation.
     _new_chars: int = field(default=0, init=False)
     # The readers of the memory, as they were when the run began.
@@ -110,7 +108,7 @@ class RunMemory:
 
     def __post_init__(self) -> None:
         self._readers = tuple(self.context.snapshot.readers)
-        self._set_blocks(self.context.blocks)
+        self._set_blocks(self.context.blocks, NOTHING_SHOWN)
 
     # -- the beginning
 
@@ -118,7 +116,7 @@ class RunMemory:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
         prompt = await composer.make_prompt(self.context, self.form, self.toolbox.list_definitions())
-        self._shown_blocks = self._edits.block_edits.shown = prompt.section.shown
+        self._edits.block_edits.shown = prompt.section.shown
         return replace(prompt, needs_usage=True)
 
     async def open(self, prompt: Prompt, request: bytes | None) -> None:
@@ -161,8 +159,7 @@ class RunMemory:
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
-        shown_blocks = await self.keeper.composer.list_shown_blocks(self.context)
-        self._shown_blocks = self._edits.block_edits.shown = shown_blocks
+        self._edits.block_edits.shown = await self.keeper.composer.list_shown_blocks(self.context)
         await self._end_with_results(results, RunState.FAILED, StopReason.ERROR)
 
     async def give_up(self, prompt: Prompt) -> None:
@@ -191,7 +188,7 @@ class RunMemory:
             result = StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waiting)
             exchange = await self._end_step(prompt, result)
             # The tools and the notes of the next call need the blocks as they are now.
-            self._set_blocks(await self._load_blocks())
+            self._set_blocks(await self._load_blocks(), self._edits.block_edits.shown)
             if not (step.results or step.nudge):
                 return SavedStep(_make_saved_event(exchange), prompt)
         results = await self._reapply_if_overtaken(step.results)
@@ -300,8 +297,9 @@ class RunMemory:
         blocks = await self.keeper.store.blocks.load(self.context.agent.id)
         return sort_in_prompt_order(self.context.request.spec, blocks)
 
-    def _set_blocks(self, blocks: Sequence[Block]) -> None:
-        self._edits = StepEdits(blocks, self._shown_blocks, self.client_call_ids)
+    def _set_blocks(self, blocks: Sequence[Block], shown: ShownBlocks) -> None:
+        """Makes the tools of the current step anew. The parameters are as in `StepEdits`."""
+        self._edits = StepEdits(blocks, shown, self.client_call_ids)
         self.toolbox = self.make_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
 
     # -- the next step begins
@@ -338,33 +336,43 @@ class RunMemory:
 
         Raises: CallerError if the prompt does not fit the window; StoreError.
         """
-        context = self.context
-        edits = self._edits
-        shown_blocks = self._shown_blocks
-        now = self.keeper.now()
+        context, block_edits = self.context, self._edits.block_edits
+        shown_blocks = block_edits.shown
+        try:
+            self._plan_next(results, nudge, is_last=end is not None)
+            prompt = await self.make_prompt()
+            await self._open(self._make_next_open(prompt, end))
+        except (CallerError, WriteConflict):
+            # The results are written with another step.
+            self.context, block_edits.shown = context, shown_blocks
+            raise
+        return prompt
+
+    def _plan_next(self, results: Sequence[ToolResult], nudge: str, *, is_last: bool) -> None:
+        """Plans the next step with results. is_last: the run ends with this step, which has no reply."""
+        context, edits, now = self.context, self._edits, self.keeper.now()
         messages = edits.make_messages(results, make_mark(context.agent.secret), now)
         if nudge:
             messages.append(make_framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
-        previous = context.path[-1]
-        if end is not None:
+        if is_last:
             # No model gets this prompt, so messages may be evicted from it, even if the client forbids eviction.
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
-        self.context = plan_next(context, previous, messages, context.section, edits.block_edits.blocks, now)
-        prompt = await self.make_prompt()
-        write = make_step_open(self.context, prompt, self._make_started_run(), now)
-        write = replace(write, edits=edits.merge(previous.id), versions=edits.versions_read)
-        write = replace(write, reading=self.reading, replaces=self.replaced_run_row)
-        if end is not None:
-            exchange = self._make_exchange(write.exchange, prompt, (), None)
-            write = replace(write, exchange=exchange, end=end)
-        try:
-            await self._open(write)
-        except WriteConflict:
-            self.context, self._shown_blocks = context, shown_blocks
-            raise
-        return prompt
+        self.context = plan_next(context, messages, edits.block_edits.blocks, now)
+
+    def _make_next_open(self, prompt: Prompt, end: RunEnd | None) -> StepOpen:
+        """Returns the write that opens the planned step. end: as in `_try_open`."""
+        edits = self._edits
+        write = make_step_open(self.context, prompt, self._make_started_run(), self.context.request.now)
+        write = replace(
+            write, edits=edits.merge(self.context.path[-1].id), versions=edits.versions_read,
+            reading=self.reading, replaces=self.replaced_run_row,
+        )  # fmt: skip
+        if end is None:
+            return write
+        exchange = self._make_exchange(write.exchange, prompt, (), None)
+        return replace(write, exchange=exchange, end=end)
 
     async def _reapply_edits(self, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Applies the edits of the step to the blocks as they are now.
@@ -375,7 +383,7 @@ class RunMemory:
         if fresh is None:
             raise WriteConflict("the conversation has gone on without this run")
         stale, self.context = self._edits, fresh
-        self._set_blocks(fresh.blocks)
+        self._set_blocks(fresh.blocks, stale.block_edits.shown)
         return self._edits.reapply(stale, results)
 
     def _make_started_run(self) -> Run | None:

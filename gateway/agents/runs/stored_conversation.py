@@ -198,23 +198,16 @@ def with_ended_step(context: MemoryContext, step: Exchange) -> MemoryContext:
 
 
 def plan_next(
-    context: MemoryContext,
-    previous: Exchange,
-    messages: Sequence[WireMessage],
-    section: SentSection | None,
-    blocks: Sequence[Block],
-    now: float,
+    context: MemoryContext, messages: Sequence[WireMessage], blocks: Sequence[Block], now: float
 ) -> MemoryContext:
-    """Returns the context of the next step.
+    """Returns the context of the step after the last one of the path.
 
-    previous: the exchange of the previous step.
     messages: the messages that the next step brings, such as results of tools.
-    section: the memory section as it was sent; None: no section was sent.
-    blocks: the blocks after the edits of the previous step.
+    blocks: the blocks after the edits of the last step.
     now: seconds since the epoch.
     """
-    context = replace(with_ended_step(context, previous), request=replace(context.request, now=now))
-    return _with_plan(context, messages, section, blocks)
+    context = replace(context, request=replace(context.request, now=now))
+    return _with_plan(context, messages, context.section, blocks)
 
 
 def _with_plan(
