@@ -28,8 +28,8 @@ _log = logging.getLogger("mnemogate")
 _PREFIX = "mnemogate_"
 # The channel on which a process notifies itself.
 _PROBE_CHANNEL = f"{_PREFIX}self"
-# The seconds within which the answer to a probe and its notification have to arrive. Not measured: a third of `POLL_S`,
-# so that a connection that has broken is noticed within `POLL_S`.
+# The seconds within which the server has to answer a probe, its notification has to arrive, and all channels have to be
+# listened to. Not measured: a third of `POLL_S`, so that a connection that has broken is noticed within `POLL_S`.
 _ANSWER_S = POLL_S / 3
 _NOTIFY = (
     "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS notification(channel, payload)"
@@ -39,8 +39,8 @@ _LOST_MESSAGE = (
     "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
     "Reconnecting: %s"
 )
-# The pause before the first attempt to connect again; it doubles with each attempt, up to the longest. Chosen, not
-# measured.
+# The pause before the first attempt to connect again. The pause doubles with each attempt, up to the longest, until a
+# notification arrives. Chosen, not measured.
 _FIRST_PAUSE_S = 0.25
 _MAX_PAUSE_S = 10.0
 
@@ -112,6 +112,8 @@ class NotificationListener:
         self._connection_lost = asyncio.Event()
         # True from the log of the connection's loss to the log of its return.
         self._has_failed = False
+        # The pause before the next attempt to connect.
+        self._pause_s = _FIRST_PAUSE_S
         # Each notification begins with its sender's name, so that a process ignores its own.
         self._name = secrets.token_hex(6)
         # The functions that are called with notifications, by the channel.
@@ -149,12 +151,10 @@ class NotificationListener:
     async def _listen(self) -> None:
         """Listens until it is cancelled, and connects again each time that the connection is lost."""
         loop = asyncio.get_running_loop()
-        pause_s = _FIRST_PAUSE_S
         reported_at = -POLL_S
         while True:
             try:
                 await self._listen_once()
-                pause_s = _FIRST_PAUSE_S
             except (StoreError, *ASYNCPG_ERRORS) as error:
                 if not self._has_failed:
                     self._has_failed = True
@@ -165,8 +165,8 @@ class NotificationListener:
             if loop.time() - reported_at >= POLL_S:
                 reported_at = loop.time()
                 self._report_missed()
-            await asyncio.sleep(POLL_S if self._target is None else pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            await asyncio.sleep(POLL_S if self._target is None else self._pause_s)
+            self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
 
     async def _listen_once(self) -> None:
         """Listens until the connection is lost."""
@@ -184,6 +184,7 @@ class NotificationListener:
             self._report_missed()
             while not connection_lost.is_set():
                 await self._probe(raw)
+                self._pause_s = _FIRST_PAUSE_S
                 if self._has_failed:
                     self._has_failed = False
                     _log.warning("Notifications from PostgreSQL arrive again.")

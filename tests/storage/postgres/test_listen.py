@@ -98,3 +98,13 @@ async def test_a_connection_that_is_being_opened_is_replaced_too(proxy: Proxy) -
     proxy.flow()
     await comes(lambda: proxy.connection_count == 2)
     await ears.close()
+
+
+async def test_a_connection_that_listened_ends_the_long_pauses(proxy: Proxy) -> None:
+    ears = Ears(proxy.url)
+    proxy.refuse()
+    ears.begin()
+    await comes(lambda: ears._pause_s > listen._FIRST_PAUSE_S)
+    proxy.allow()
+    await comes(lambda: ears._probe_arrived.is_set() and ears._pause_s == listen._FIRST_PAUSE_S)
+    await ears.close()
