@@ -53,17 +53,15 @@ class Notification(NamedTuple):
 
 
 class NotificationSender:
-    """A process's sender of notifications. Notifications that come while it sends are sent together.
-
-    send: sends notifications.
-    """
+    """A process's sender of notifications. Notifications that come while it sends are sent together."""
 
     def __init__(self, send: Callable[[Sequence[Notification]], Awaitable[None]]) -> None:
+        """Makes the sender. send: the function that sends notifications."""
         self._send = send
         self._loop = asyncio.get_running_loop()
         # The notifications that are not sent yet.
         self._waiting: list[Notification] = []
-        # The task that sends them; None: none waits.
+        # The task that sends notifications; None: no notification waits.
         self._task: asyncio.Task[None] | None = None
 
     def add(self, notification: Notification) -> None:
@@ -90,12 +88,7 @@ class NotificationSender:
 
 
 class NotificationListener:
-    """A process's listener for notifications.
-
-    target: a database where notifications arrive; without one (None) the process polls.
-    report_reading: a function that is called now and then with a reading of the database's clock (SharedClock).
-    report_loss: a function that is called when the connection is lost.
-    """
+    """A process's listener for notifications."""
 
     def __init__(
         self,
@@ -103,6 +96,12 @@ class NotificationListener:
         report_reading: Callable[[float, float, float], None],
         report_loss: Callable[[], None],
     ) -> None:
+        """Makes the listener; `begin` begins to listen.
+
+        target: a database where notifications arrive; None: there is none, and the process polls.
+        report_reading: the function that is called now and then with a reading of the database's clock (SharedClock).
+        report_loss: the function that is called when the connection is lost.
+        """
         self._target = target
         self._report_reading = report_reading
         self._report_loss = report_loss
@@ -177,9 +176,10 @@ class NotificationListener:
         raw = await connect(self._target)
         try:
             raw.add_termination_listener(lambda _: connection_lost.set())
-            for channel in self._callbacks:
-                await raw.add_listener(_PREFIX + channel, self._handle_notification)
-            await raw.add_listener(_PROBE_CHANNEL, self._handle_probe)
+            async with asyncio.timeout(_ANSWER_S):
+                for channel in self._callbacks:
+                    await raw.add_listener(_PREFIX + channel, self._handle_notification)
+                await raw.add_listener(_PROBE_CHANNEL, self._handle_probe)
             # Notifications from before the connection listened are lost.
             self._report_missed()
             while not connection_lost.is_set():

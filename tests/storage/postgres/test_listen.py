@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from storage.postgres import listen
-from storage.postgres.connection import PostgresTarget, RawConnection
+from storage.postgres.connection import OwnConnection, PostgresTarget, RawConnection
 from storage.postgres.listen import NotificationListener
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, comes
@@ -17,8 +17,8 @@ from tests.storage.conftest import PostgresServer
 class Ears(NotificationListener):
     """That of a process which ends at the moment in which the subclass calls `end`."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(PostgresTarget(url), lambda asked, at, answered: None, lambda: None)
+    def __init__(self, url: str, factory: type[OwnConnection] = OwnConnection) -> None:
+        super().__init__(PostgresTarget(url, factory=factory), lambda asked, at, answered: None, lambda: None)
 
     def end(self) -> None:
         assert self._task is not None
@@ -107,4 +107,22 @@ async def test_a_connection_that_listened_ends_the_long_pauses(proxy: Proxy) -> 
     await comes(lambda: ears._pause_s > listen._FIRST_PAUSE_S)
     proxy.allow()
     await comes(lambda: ears._probe_arrived.is_set() and ears._pause_s == listen._FIRST_PAUSE_S)
+    await ears.close()
+
+
+async def test_a_server_that_answers_no_listen_is_replaced(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pooler accepts a client before it has a session for it."""
+    monkeypatch.setattr(listen, "_ANSWER_S", 0.1)
+
+    class StalledConnection(OwnConnection):
+        async def add_listener(self, channel: str, callback: object) -> None:
+            proxy.stall()
+            await super().add_listener(channel, callback)
+
+    ears = Ears(proxy.url, StalledConnection)
+    ears.begin()
+    await comes(lambda: caplog.messages)
+    assert caplog.messages[0].endswith("Reconnecting: PostgreSQL: no answer in time")
     await ears.close()
