@@ -34,3 +34,7 @@ def test_a_send_notes_what_its_first_step_recalled(world: LettaWorld) -> None:
         ("passage", "The cat of the house is called Zqmisox.")
     ]
     assert found["note"]
+    # The newest message is stored with its note. Both counted as history, and the note as the note as well.
+    parts = {each["part"]: each["tokens"] for each in found["window"]["parts"]}
+    assert (parts["note"], parts["message"]) == (found["recalled_tokens"], 11)
+    assert parts["history"] == 0

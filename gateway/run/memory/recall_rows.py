@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gateway.core.conversation.wire_message import is_system, read_text
+import orjson
+
+from gateway.core.conversation.wire_message import is_system
+from gateway.core.message_text import without_text_before
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
@@ -16,6 +19,7 @@ from gateway.run.memory.find_messages import MAX_LEFT_OUT
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.receipt import Receipt
+from gateway.tokens import count_message_tokens
 from storage.recall_record import (
     KINDS,
     LEFT_OUT_REASONS,
@@ -32,8 +36,6 @@ from storage.search_trace import HitScores
 
 # The status of a record by the end of its turn.
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
-# The characters of the JSON around a message, estimated.
-_MESSAGE_JSON_CHARS = 40
 # `pack_code` for each kind with each reason.
 _CODES: Mapping[tuple[str, str], int] = {
     (kind, reason): pack_code(kind, reason) for kind in KINDS for reason in REASONS
@@ -206,35 +208,58 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
     request = prompt.request
     window = prompt.window
     composition = prompt.composition
-    lengths = [len(read_text(message)) for message in request.messages]
+    recall = prompt.recall
+    replacements = prompt.replacements
+    inserted = window.list_inserted(composition)
     system_chars = 0
-    history_chars = 0
-    newest_chars = 0
-    for index, (message, chars) in enumerate(zip(request.messages, lengths, strict=True)):
-        if is_system(message):
-            system_chars += chars
+    # The messages as they go upstream. The texts of inserted messages begin with their notes.
+    message_chars = [_count_chars(each.message) for each in inserted]
+    earlier_notes = composition.note_tokens
+    if inserted and recall.note_tokens and inserted[-1].note == recall.note:
+        message_chars[-1] = _count_chars(without_text_before(inserted[-1].message, recall.note))
+    else:
+        earlier_notes -= recall.note_tokens
+    for index, message in enumerate(request.messages):
+        if index in replacements:
+            message_chars += map(_count_chars, replacements[index])
+        elif is_system(message):
+            system_chars += _count_chars(message)
         elif index not in window.dropped_indices:
-            # The newest message is a part of its own.
-            history_chars += newest_chars
-            newest_chars = chars
-    history_chars += sum(len(read_text(each.message)) for each in window.list_inserted(composition))
-    tool_chars = sum(len(str(tool)) for tool in prompt.tools)
-    if request.has_tools:
-        # The rest of the body counts as the client's tools, with the pictures and calls of its messages.
-        message_chars = sum(lengths) + _MESSAGE_JSON_CHARS * len(lengths)
-        tool_chars += max(0, len(request.raw) - message_chars)
-    note = prompt.recall.note_tokens
-    earlier_notes = max(0, composition.note_tokens - note)
+            message_chars.append(_count_chars(message))
+    # The newest message is a part of its own.
+    newest_chars = message_chars.pop() if message_chars else 0
     tokens = {
         "system": _estimate_tokens(system_chars),
-        "tools": _estimate_tokens(tool_chars),
+        "tools": _estimate_tokens(_count_tool_chars(prompt)),
         "section": _estimate_tokens(len(prompt.system)),
         "summary": _estimate_tokens(len(window.summary)),
-        "history": _estimate_tokens(history_chars) + earlier_notes,
-        "note": note,
+        "history": _estimate_tokens(sum(message_chars)) + max(0, earlier_notes),
+        "note": recall.note_tokens,
         "message": _estimate_tokens(newest_chars),
     }
     return tuple([tokens[part] for part in PROMPT_PARTS])
+
+
+def _count_tool_chars(prompt: Prompt) -> int:
+    """Returns the characters of the tools as JSON: those of the gateway and of the client."""
+    tools = [*prompt.offered_tools]
+    if prompt.request.has_tools:
+        for key in ("tools", "functions"):
+            tools += prompt.request.json.get(key) or ()
+    return len(orjson.dumps(tools).decode()) if tools else 0
+
+
+def _count_chars(message: Mapping[str, Any]) -> int:
+    """Returns the characters of a message's text. Media and calls count as the characters of as many tokens."""
+    content = message.get("content")
+    # Most messages are a text. The others take ten times as long.
+    if isinstance(content, str) and "tool_calls" not in message:
+        return len(content)
+    return count_message_tokens(message, _estimate_tokens_of) * CHARS_PER_TOKEN
+
+
+def _estimate_tokens_of(text: str) -> int:
+    return _estimate_tokens(len(text))
 
 
 def _estimate_tokens(chars: int) -> int:

@@ -71,6 +71,37 @@ def test_a_reply_shows_what_it_recalled_and_what_stayed_out(world: World) -> Non
     assert found["usage"]["output"] > 0
 
 
+def parts_of(world: World, messages: list[dict[str, Any]], headers: dict[str, str], **fields: Any) -> Any:
+    """Sends a request of alice. Returns the estimated tokens of its prompt by their parts."""
+    reply = world.post(messages, {"x-mnemogate-user": "alice", **headers}, **fields)
+    assert reply.status == 200, reply.body
+    world.settle()
+    found = why(world, dict(reply.headers)["x-mnemogate-request-id"])
+    return {each["part"]: each["tokens"] for each in found["window"]["parts"]}
+
+
+def test_tools_are_estimated_without_the_messages_around_them(world: World) -> None:
+    """Pictures, calls and the further bytes of Thai letters counted as tools."""
+    tool = {"type": "function", "function": {"name": "look", "description": "Looks. " * 40, "parameters": {}}}
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 40_000}"}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "look", "arguments": json.dumps({"at": "x" * 4_000})},
+    }
+    plain = [{"role": "user", "content": "Look."}]
+    long = [
+        {"role": "user", "content": [{"type": "text", "text": "แมว" * 400}, picture]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "Nothing."},
+        {"role": "user", "content": "And?"},
+    ]
+    alone, with_long = (parts_of(world, messages, {}, tools=[tool]) for messages in (plain, long))
+    assert with_long["tools"] == alone["tools"] == pytest.approx(len(json.dumps([tool])) / 4, rel=0.05)
+    # The text, the picture as about 1,000 tokens, and the call.
+    assert with_long["history"] == pytest.approx(300 + 1_000 + 1_000, rel=0.05)
+
+
 @pytest.mark.both
 def test_a_request_that_names_a_user_is_shown_that_users_requests_alone(world: World) -> None:
     """A client that sends its user with each request was shown another user's words."""
