@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.runs.run import make_reading_run
@@ -59,10 +60,39 @@ CONFLICT_TRIES = 32
 ToolboxFactory = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
 
+class RunTask(Struct, frozen=True):
+    """The facts that each write of a run repeats: the run that it replaces, the memory that it reads, and its job."""
+
+    # The row of an ended run of the same send, which this run replaces; None: this run replaces no run.
+    replaced_run_row: int | None = None
+    # The span of another memory that the run reads; None: the run reads no other memory.
+    reading: ReadSpan | None = None
+    # The job's attempt that performs the run; None: a client waits for the run.
+    job: Job | None = None
+
+
+@dataclass(slots=True)
+class EndedSteps:
+    """The steps of a run that have ended."""
+
+    # Their exchanges, oldest first.
+    exchanges: list[Exchange] = field(default_factory=list)
+    # The tokens of the newest step.
+    last_counts: TokenCounts = field(default_factory=TokenCounts)
+    # The characters that the steps have added to the conversation.
+    new_chars: int = 0
+
+    def add(self, exchange: Exchange, messages: Iterable[WireMessage]) -> None:
+        """Adds the exchange of a step. messages: the messages that the step brought."""
+        self.exchanges.append(exchange)
+        self.new_chars += sum(len(read_text(message)) for message in messages) + exchange.size
+
+
 @dataclass(slots=True)
 class RunMemory:
     """Memory's part of one run. Implements `TurnMemory`, which documents its methods."""
 
+    # Reads, composes and writes memory.
     keeper: MemoryKeeper
     # The conversation before the current step.
     context: MemoryContext
@@ -75,23 +105,17 @@ class RunMemory:
     # Ids of calls that the client has answered.
     client_call_ids: frozenset[str] = frozenset()
     # The row of the run that made the calls with which this run begins; 0: this run begins with a call of the model.
-    calling_run: int = 0
-    # The row of an ended run of the same send, which this run replaces; None: this run replaces no run.
-    replaced_run_row: int | None = None
-    # The span of another memory that the run reads; None: the run reads no other memory.
-    reading: ReadSpan | None = None
-    # The job's attempt that performs the run; None: a client waits for the run.
-    job: Job | None = None
+    calling_run_row: int = 0
+    # The facts that each write of the run repeats.
+    task: RunTask = field(default_factory=RunTask)
     # Messages that came with answers to waiting calls. In the conversation they follow the results of these calls.
     after_results: Sequence[WireMessage] = ()
     # The receipt of the send; None: no record is written of the memory that the run recalls.
     receipt: Receipt | None = None
     # The uids of the runs that the end of this run has started.
     started_run_uids: list[str] = field(default_factory=list)
-    # The exchanges of the steps that have ended.
-    steps: list[Exchange] = field(default_factory=list)
-    # The tokens of the newest step.
-    last_counts: TokenCounts = field(default_factory=TokenCounts)
+    # The steps of this attempt that have ended.
+    steps: EndedSteps = field(default_factory=EndedSteps)
     # The exchange of the step under way; None: no step is open.
     open_exchange: Exchange | None = None
     # The tools of the current step, and their edits of blocks.
@@ -101,8 +125,6 @@ class RunMemory:
     _late_opening: tuple[StepOpen, Future[StepOpened]] | None = field(default=None, init=False)
     # The time when the open step began, in seconds since the epoch.
     _step_began_at: float = field(default=0.0, init=False)
-    # The characters that the run's steps have added to the conversation.
-    _new_chars: int = field(default=0, init=False)
     # The readers of the memory, as they were when the run began.
     _readers: Sequence[MemoryReader] = field(default=(), init=False)
 
@@ -128,10 +150,10 @@ class RunMemory:
         """
         now = self.keeper.now()
         write = make_step_open(self.context, prompt, self._make_started_run(), now)
-        if self.replaced_run_row is not None and write.abandoned is None:
+        if self.task.replaced_run_row is not None and write.abandoned is None:
             write = replace(write, replaced=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(
-            replace(write, replaces=self.replaced_run_row, request=request, reading=self.reading)
+            replace(write, replaces=self.task.replaced_run_row, request=request, reading=self.task.reading)
         )
 
     async def store_run(self, began_at: float | None) -> None:
@@ -146,7 +168,7 @@ class RunMemory:
         if not self.run.is_stored:
             conversation_row = self.context.path[-1].conversation_row
             draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=began_at)
-            self.run = await runs.create(draft, replaces=self.replaced_run_row)
+            self.run = await runs.create(draft, replaces=self.task.replaced_run_row)
         elif began_at is not None:  # the run was accepted, so all but `began_at` is stored
             self.run = await runs.note_first_exchange(agent_row, self.run.id, began_at)
 
@@ -215,7 +237,7 @@ class RunMemory:
         assert self.open_exchange is not None  # callers end a step only while it is open
         context = self.context
         now = self.keeper.now()
-        exchange = self._make_exchange(self.open_exchange, prompt, result.full_reply, result.shown_reply)
+        exchange = self._make_exchange(self.open_exchange, prompt, result)
         if result.is_refused:
             exchange = mark_refused(exchange, context.path)
         counts = find_reported_counts(result.usage) or TokenCounts()
@@ -227,25 +249,25 @@ class RunMemory:
         is_last = result.stop is not None and result.error is None
         accepts = self._list_due_readings(exchange, now) if is_last else ()
         recall = None
-        if self.receipt is not None and not self.steps:
+        if self.receipt is not None and not self.steps.exchanges:
             recall = make_recall_row_maker(
                 prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt
             )
         results = number_results(exchange, result.results)
         write = StepEnd(
-            context.agent, exchange, step, results, reading=self.reading, accepts=accepts,
-            error_message=result.error_message, error_status=result.error_status, recall=recall, job=self.job,
+            context.agent, exchange, step, results, reading=self.task.reading, accepts=accepts,
+            error_message=result.error_message, error_status=result.error_status, recall=recall, job=self.task.job,
         )  # fmt: skip
         self.started_run_uids += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
-        self.last_counts = counts
+        self.steps.last_counts = counts
         self.run = replace(self.run, steps=step.number, counts=self.run.counts.plus(counts))
-        self.calling_run = self.run.id
+        self.calling_run_row = self.run.id
         self._extend_path(exchange)
         return exchange
 
     def _list_due_readings(self, exchange: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs of sleeptime agents that are due once this run ends, since they read its messages."""
-        sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps, exchange)
+        sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps.exchanges, exchange)
         if sleeptime is None or not sleeptime.every:
             return []
         if not any(is_user(message) for step in exchanges for message in step.inputs):
@@ -253,34 +275,18 @@ class RunMemory:
         due = [each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every]
         return [make_reading_run(reader.agent_row, self.context.agent.id, now) for reader in due]
 
-    def _make_exchange(
-        self,
-        exchange: Exchange,
-        prompt: Prompt,
-        full_reply: Sequence[WireMessage],
-        shown_reply: WireMessage | None,
-    ) -> Exchange:
-        """Returns the exchange of a step with its reply.
-
-        full_reply, shown_reply: the fields of the step's `StepResult`.
-        """
+    def _make_exchange(self, exchange: Exchange, prompt: Prompt, result: StepResult) -> Exchange:
+        """Returns the exchange of a step with its reply."""
         context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
-            exchange,
-            hasher,
-            hash_exchanges(context.path, hasher),
-            full_reply=full_reply,
-            shown_reply=shown_reply,
-            model=context.plan.query.model,
-            evicted=prompt.window.evicted,
+            exchange, hasher, hash_exchanges(context.path, hasher), full_reply=result.full_reply,
+            shown_reply=result.shown_reply, model=context.plan.query.model, evicted=prompt.window.evicted,
             now=self.keeper.now(),
-        )
+        )  # fmt: skip
 
     def _extend_path(self, exchange: Exchange) -> None:
         """Adds an exchange that has ended to the path."""
-        self.steps.append(exchange)
-        self._new_chars += sum(len(read_text(message)) for message in self.context.plan.messages)
-        self._new_chars += exchange.size
+        self.steps.add(exchange, self.context.plan.messages)
         self.open_exchange = None
         self.context = with_ended_step(self.context, exchange)
 
@@ -300,7 +306,9 @@ class RunMemory:
     def _set_blocks(self, blocks: Sequence[Block], shown: ShownBlocks) -> None:
         """Makes the tools of the current step anew. The parameters are as in `StepEdits`."""
         self._edits = StepEdits(blocks, shown, self.client_call_ids)
-        self.toolbox = self.make_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
+        self.toolbox = self.make_toolbox(
+            self.context, self._edits.block_edits, self.run, self.calling_run_row
+        )
 
     # -- the next step begins
 
@@ -367,12 +375,11 @@ class RunMemory:
         write = make_step_open(self.context, prompt, self._make_started_run(), self.context.request.now)
         write = replace(
             write, edits=edits.merge(self.context.path[-1].id), versions=edits.versions_read,
-            reading=self.reading, replaces=self.replaced_run_row,
+            reading=self.task.reading, replaces=self.task.replaced_run_row,
         )  # fmt: skip
         if end is None:
             return write
-        exchange = self._make_exchange(write.exchange, prompt, (), None)
-        return replace(write, exchange=exchange, end=end)
+        return replace(write, exchange=self._make_exchange(write.exchange, prompt, StepResult()), end=end)
 
     async def _reapply_edits(self, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Applies the edits of the step to the blocks as they are now.
@@ -394,7 +401,7 @@ class RunMemory:
 
     async def _open(self, write: StepOpen) -> None:
         """Writes the next step, and waits until it is on disk. Raises: StoreError."""
-        opening = self.keeper.store.stored_paths.open(replace(write, job=self.job))
+        opening = self.keeper.store.stored_paths.open(replace(write, job=self.task.job))
         try:
             # No client waits for a run in the background, so it waits for the disk.
             async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
@@ -469,7 +476,7 @@ class RunMemory:
         state, stop = choose_end(prompt, outcome)
         await self._await_late_opening()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
-        if self.reading is not None and state is RunState.FAILED and is_transient:
+        if self.task.reading is not None and state is RunState.FAILED and is_transient:
             # The step stays open, so that the next attempt goes on with it.
             return None
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
@@ -478,7 +485,7 @@ class RunMemory:
             return await self._end_with_results(outcome.results, state, stop)
         if self.open_exchange is not None:
             await self._end_step(
-                prompt, StepResult.of(outcome, stop, error, withholds_error=self.reading is not None)
+                prompt, StepResult.of(outcome, stop, error, withholds_error=self.task.reading is not None)
             )
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:
@@ -505,7 +512,7 @@ class RunMemory:
             exchange = self.context.path[-1]
             write = RunEnd(
                 self.context.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(),
-                exchange_row=exchange.id, epoch=self.context.agent.epoch, job=self.job,
+                exchange_row=exchange.id, epoch=self.context.agent.epoch, job=self.task.job,
                 waiting=outcome.waiting, results=number_results(exchange, results),
                 edits=self._edits.merge(exchange.id), versions=self._edits.versions_read,
             )  # fmt: skip
@@ -519,8 +526,8 @@ class RunMemory:
 
     def _make_run_end(self, state: RunState, stop: StopReason, error_message: str) -> RunEnd:
         return RunEnd(
-            self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading,
-            error_message=error_message, job=self.job,
+            self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.task.reading,
+            error_message=error_message, job=self.task.job,
         )  # fmt: skip
 
     def _note_end(self, run: Run) -> None:
@@ -529,15 +536,15 @@ class RunMemory:
 
     def _notify_services(self, prompt: Prompt) -> None:
         """Notifies the background services of the work that the run has left."""
-        if self.reading is not None:
+        if self.task.reading is not None:
             # No search finds the messages of this run: they are emptied before they are indexed.
             return
-        keeper, context = self.keeper, self.context
-        keeper.writer.report_lag(context.agent.id, context.snapshot, self._new_chars)
-        if not self.steps:
+        keeper, context, exchanges = self.keeper, self.context, self.steps.exchanges
+        keeper.writer.report_lag(context.agent.id, context.snapshot, self.steps.new_chars)
+        if not exchanges:
             return
-        first_step, last_step = self.steps[0], self.steps[-1]
-        message_count = sum(len(exchange.inputs) + 1 for exchange in self.steps)
+        first_step, last_step = exchanges[0], exchanges[-1]
+        message_count = sum(len(exchange.inputs) + 1 for exchange in exchanges)
         keeper.events.report_stored_turn(
             context.agent.id, message_count, context.request.spec.sleeptime, first_step.seq
         )

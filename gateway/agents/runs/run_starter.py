@@ -28,7 +28,7 @@ from gateway.agents.runs.calls.pauses import (
 )
 from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
-from gateway.agents.runs.run_memory import CONFLICT_TRIES, RunMemory, ToolboxFactory
+from gateway.agents.runs.run_memory import CONFLICT_TRIES, RunMemory, RunTask, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
 from gateway.agents.runs.stored_run import find_step
 from gateway.core.conversation.canonical import MessageHasher
@@ -182,10 +182,8 @@ class RunStarter:
             run if resumption is None or resumption.waiting_run is None else resumption.waiting_run,
             self._make_toolbox_factory(send, context),
             client_call_ids=frozenset() if resumption is None else resumption.client_call_ids,
-            calling_run=0 if resumption is None else resumption.calling_run,
-            replaced_run_row=None if send.replaced_run is None else send.replaced_run.id,
-            reading=send.reading,
-            job=None if send.accepted is None else send.accepted.job,
+            calling_run_row=0 if resumption is None else resumption.calling_run_row,
+            task=_make_task(send),
             after_results=send.messages if send.decisions else (),
         )
 
@@ -243,9 +241,8 @@ class RunStarter:
             form,
             run,
             self._make_toolbox_factory(send, context),
-            calling_run=run.id,
-            reading=send.reading,
-            job=accepted.job,
+            calling_run_row=run.id,
+            task=_make_task(send),
         )
         prompt = await memory.make_prompt()
         if open_exchange is not None:
@@ -304,7 +301,7 @@ class RunStarter:
         client_ids = frozenset(call_id for call_id, kind in step.waiting.items() if kind == "client")
         make_toolbox = self._make_toolbox_factory(send, context)
         memory = RunMemory(
-            self._keeper, context, form, run, make_toolbox, client_call_ids=client_ids, calling_run=run.id
+            self._keeper, context, form, run, make_toolbox, client_call_ids=client_ids, calling_run_row=run.id
         )
         await memory.write_results(results)
         return True
@@ -363,6 +360,11 @@ class RunStarter:
         if run is None:
             raise NotFound("the run that waits is gone")
         return resume_answered(context, step, [*earlier, *answers], run)
+
+
+def _make_task(send: RoutedSend) -> RunTask:
+    replaced_run_row = None if send.replaced_run is None else send.replaced_run.id
+    return RunTask(replaced_run_row, send.reading, None if send.accepted is None else send.accepted.job)
 
 
 def _cut_result(decision: CallDecision, window: int | None) -> CallDecision:

@@ -28,7 +28,7 @@ class Resumption(Struct, frozen=True):
     # The calls, with the answers and results that are known.
     calls: ResumedCalls
     # The row of the run that made the calls.
-    calling_run: int
+    calling_run_row: int
     # The ids of the calls that the client has answered.
     client_call_ids: frozenset[str] = frozenset()
     # The run that still waits for answers to other calls; None: all calls are answered.

@@ -51,14 +51,14 @@ class Toolboxes:
         context: MemoryContext,
         block_edits: BlockEdits,
         run: Run | None = None,
-        calling_run: int = 0,
+        calling_run_row: int = 0,
         sender: Sender | None = None,
         call_record: CallDeduplicator | None = None,
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole.
 
         run: the run, with the id 0 until it is stored; None: the turn is written as a whole.
-        calling_run: the row of the run whose last step made the calls; 0: the calls are not stored yet.
+        calling_run_row: the row of the run whose last step made the calls; 0: the calls are not stored yet.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
         call_record: the record of the calls that leave the gateway. A stored step has its own, whatever is passed;
             None: a chat completion gets the record of its path, and no other turn has a record.
@@ -70,9 +70,9 @@ class Toolboxes:
         if request.spec.is_profile:
             return memory
         step: Exchange | None = None
-        if calling_run and context.path:
+        if calling_run_row and context.path:
             step = context.path[-1]
-            call_record = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
+            call_record = CallRecord(self._keeper.store, context.agent.id, calling_run_row, step)
         elif call_record is None and run is None and (continued := _find_continuation(context)) is not None:
             call_record = self._recent_calls.for_turn(continued)
         agent_sender = None
