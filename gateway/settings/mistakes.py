@@ -60,12 +60,12 @@ def describe_unknown_name(path: str, name: str, known: Iterable[str], tables: It
     known: the names that exist there; the message suggests the nearest one.
     tables: the tables in which the name does exist.
     """
-    hint = f"known are {', '.join(sorted(known)) or 'none'}"
-    if close := validation.find_nearest_name(name, known):
-        hint = f"did you mean {close!r}?"
+    advice = f"known are {', '.join(sorted(known)) or 'none'}"
+    if nearest_name := validation.find_nearest_name(name, known):
+        advice = f"did you mean {nearest_name!r}?"
     elif tables:
-        hint = f"it belongs in {' and '.join(tables)}"
-    return f"{path + ': ' if path else ''}unknown name {name!r}; {hint}"
+        advice = f"it belongs in {' and '.join(tables)}"
+    return f"{path + ': ' if path else ''}unknown name {name!r}; {advice}"
 
 
 class ReadTables(NamedTuple):
@@ -86,21 +86,28 @@ def read_tables(parsed: Mapping[str, Any], table_type: type[Struct]) -> ReadTabl
 
 
 def convert_text(text: str, table: type[Struct], key: str, path: str) -> Any:
-    """Converts a text of the environment to the type of the field `key`. Raises: SettingsError."""
-    hint = validation.list_field_types(table)[key]
-    target = validation.without_annotations(validation.choose_union_member(text, hint))
+    """Converts a text of the environment to the type of a field.
+
+    table: the type of the field's table.
+    key: the name of the field.
+    path: the name of the variable, for errors.
+
+    Raises: SettingsError.
+    """
+    field_type = validation.list_field_types(table)[key]
+    value_type = validation.without_annotations(validation.choose_union_member(text, field_type))
     value: Any = text
-    if target is bool:
+    if value_type is bool:
         value = _BOOLEANS.get(text.strip().lower(), text)
-    elif target in (int, float):
+    elif value_type in (int, float):
         try:
-            value = target(text)
+            value = value_type(text)
         except ValueError:
             value = text
-    elif get_origin(target) is tuple:
+    elif get_origin(value_type) is tuple:
         value = [part.strip() for part in text.split(",") if part.strip()]
     faults: list[validation.Fault] = []
-    converted = validation.convert_collecting(value, hint, (path,), faults)
+    converted = validation.convert_collecting(value, field_type, (path,), faults)
     if faults:
         raise SettingsError.join(
             [SettingsError(_render_fault(each, {path: value}, table)) for each in faults]
@@ -122,69 +129,70 @@ def _render_fault(fault: validation.Fault, root: Mapping[str, Any], root_type: t
         return describe_unknown_name(path, name, validation.list_allowed_names(expected), tables)
     path = _describe_path(fault.path, root)
     value = fault.value
-    inner = validation.without_annotations(expected)
-    if get_origin(inner) is Literal:
-        return f"{path}: expected one of {', '.join(get_args(inner))}, saw {_describe_value(value)}"
-    if get_origin(inner) is tuple:
+    value_type = validation.without_annotations(expected)
+    if get_origin(value_type) is Literal:
+        return f"{path}: expected one of {', '.join(get_args(value_type))}, saw {_describe_value(value)}"
+    if get_origin(value_type) is tuple:
         table = ".".join(each for each in fault.path if isinstance(each, str))
-        hint = f"; an entry begins with [[{table}]]" if isinstance(value, dict) else ""
-        return f"{path}: expected a list, saw {_describe_value(value)}{hint}"
-    if get_origin(inner) is dict or validation.is_struct(inner):
+        advice = f"; an entry begins with [[{table}]]" if isinstance(value, dict) else ""
+        return f"{path}: expected a list, saw {_describe_value(value)}{advice}"
+    if get_origin(value_type) is dict or validation.is_struct(value_type):
         return f"{path}: expected a table, saw {_describe_value(value)}"
-    return f"{path}: {_render_scalar_fault(value, inner, expected)}"
+    return f"{path}: {_render_scalar_fault(value, value_type, expected)}"
 
 
-def _render_scalar_fault(value: Any, target: Any, hint: Any) -> str:
+def _render_scalar_fault(value: Any, value_type: Any, annotated_type: Any) -> str:
     """Returns the mistake in a text, a number or a boolean: its type, an empty text, a character, its range.
 
-    hint: the type as annotated, with the bounds.
+    annotated_type: the same type with its bounds.
     """
-    if type(value) is not target and not (target is float and type(value) is int):
-        return f"expected {_TYPE_WORDS[target]}, saw {_describe_value(value)}"
+    if type(value) is not value_type and not (value_type is float and type(value) is int):
+        return f"expected {_TYPE_WORDS[value_type]}, saw {_describe_value(value)}"
     if isinstance(value, str):
         is_empty = not value.strip()
         return "it is empty" if is_empty else "it has a line end or another control character in it"
-    low = next((each.ge for each in validation.list_metas(hint) if each.ge is not None), None)
-    high = next((each.le for each in validation.list_metas(hint) if each.le is not None), None)
+    low = next((meta.ge for meta in validation.list_metas(annotated_type) if meta.ge is not None), None)
+    high = next((meta.le for meta in validation.list_metas(annotated_type) if meta.le is not None), None)
     if high == MAX_NUMBER:
         if abs(value) > MAX_NUMBER:
             return f"expected a number up to {MAX_NUMBER:.0f}, saw {value!r}"
         high = None
     # `typing` caches `Meta(ge=0)` and `Meta(ge=0.0)` as one, so the bound may be of the other type.
-    low = None if low is None else target(low)
-    high = None if high is None else target(high)
+    low = None if low is None else value_type(low)
+    high = None if high is None else value_type(high)
     bounds = f"at least {low}" if high is None else f"between {low} and {high}"
     return f"expected {bounds}, saw {value!r}"
 
 
 def _describe_path(path: Iterable[str | int], raw: Any) -> str:
-    """Returns where a value is, such as `profiles 'bob'.limit`, or `profiles[0].limit` if the profile has no name."""
+    """Returns where a value is, such as `profiles 'bob'.limit`, or `profiles[0].limit` if the profile has no name.
+
+    raw: the value in which the path begins.
+    """
     described = ""
     for step in path:
         raw = raw[step]
         if isinstance(step, str):
             described = f"{described}.{step}" if described else step
             continue
-        named = raw if isinstance(raw, dict) else {}
-        name = next(
-            (named[key] for key in ("name", "alias", "label") if isinstance(named.get(key), str)), None
-        )
+        entry = raw if isinstance(raw, dict) else {}
+        names = (entry.get(key) for key in ("name", "alias", "label"))
+        name = next((name for name in names if isinstance(name, str)), None)
         described += f"[{step}]" if name is None else f" {name!r}"
     return described
 
 
 def _list_settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[tuple[str, str]]:
     """Yields the settings of a table and of those in it, each with the header of its table: ("[[models]]", "alias")."""
-    for name, hint in validation.list_field_types(table_type).items():
+    for name, field_type in validation.list_field_types(table_type).items():
         if header:
             yield header, name
-        for option in validation.list_union_members(hint):
-            inner = get_args(option)[0] if get_origin(option) is tuple else option
-            if validation.is_struct(inner):
-                under = f"{path}.{name}" if path else name
-                yield from _list_settings_in(
-                    inner, under, f"[{under}]" if inner is option else f"[[{under}]]"
-                )
+        for option in validation.list_union_members(field_type):
+            entry_type = get_args(option)[0] if get_origin(option) is tuple else option
+            if validation.is_struct(entry_type):
+                inner_path = f"{path}.{name}" if path else name
+                inner_header = f"[{inner_path}]" if entry_type is option else f"[[{inner_path}]]"
+                yield from _list_settings_in(entry_type, inner_path, inner_header)
 
 
 def _describe_value(value: Any) -> str:
