@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, time
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from msgspec import Struct
@@ -196,7 +197,14 @@ def _list_settings_in(table_type: type[Struct], path: str, header: str) -> Itera
 
 
 def _describe_value(value: Any) -> str:
-    """Returns a wrong value as its error shows it: of a list or a table only the type, since it may hold a key."""
+    """Returns a wrong value as its error shows it: as TOML has it, and of a list or a table only the type.
+
+    A list or a table may hold a key.
+    """
     if isinstance(value, dict):
         return "a table"
-    return "a list" if isinstance(value, list) else repr(value)
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, date | time) else repr(value)

@@ -227,7 +227,9 @@ def test_a_variable_sets_its_setting(
         ("[server]\nkey = ['mg-1']", "server.key: expected a text, saw a list"),
         ("[server]\nport = 'x'", "server.port: expected a whole number, saw 'x'"),
         ("[server]\nport = 70000", "server.port: expected between 0 and 65535, saw 70000"),
-        ("[server]\nport = true", "server.port: expected a whole number, saw True"),
+        ("[server]\nport = true", "server.port: expected a whole number, saw true"),
+        ("[server]\nport = 08:30:00", "server.port: expected a whole number, saw 08:30:00"),
+        ("[memory]\ndefault = 2026-01-31", "memory.default: expected one of on, read, off, saw 2026-01-31"),
         ("[server]\naccess_log = 1", "server.access_log: expected true or false, saw 1"),
         ("[memory]\nidle_s = nan", "memory.idle_s: expected at least 0.0, saw nan"),
         # TOML has it, and no timer takes it: each chat would fail.
