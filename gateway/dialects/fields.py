@@ -53,7 +53,7 @@ class ItemPath(msgspec.Struct):
     """
 
     # The path to the object with the list; "": the body.
-    parent: object
+    parent: FieldPath
     # The name of the list, with the separator before it.
     key: str
     # The form in which the index of an item is written.
@@ -63,6 +63,10 @@ class ItemPath(msgspec.Struct):
 
     def __str__(self) -> str:
         return f"{self.parent}{self.key}{self.form.format(self.index)}"
+
+
+# The path of a value in a body, as errors name it.
+FieldPath = ItemPath | str
 
 
 def check_length(param: str, items: list[Any], max_length: int) -> None:
@@ -129,11 +133,11 @@ def read_optional_integer(json: dict[str, Any], key: str) -> int | None:
 
 
 def read_optional(
-    json: dict[str, Any], key: str, value_type: type[_Value], path: object = ""
+    json: dict[str, Any], key: str, value_type: type[_Value], path: FieldPath = ""
 ) -> _Value | None:
     """Returns a field that may be missing or null. Raises: BadRequest: it has another type.
 
-    path: the path to the object with the field: a text, or an object such as `ItemPath`; "": the body.
+    path: the path to the object with the field; "": the body.
     """
     value = json.get(key)
     if value is not None and not isinstance(value, value_type):
@@ -141,7 +145,7 @@ def read_optional(
     return value
 
 
-def read_required_text(json: dict[str, Any], key: str, path: object) -> str:
+def read_required_text(json: dict[str, Any], key: str, path: FieldPath) -> str:
     """Returns a text that must not be missing. path: the path to the object with the field. Raises: BadRequest."""
     value = json.get(key)
     if isinstance(value, str):

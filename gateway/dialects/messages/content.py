@@ -16,7 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.lenient import as_object, as_text
 from gateway.core.prompt.frame import without_frame
-from gateway.dialects.fields import QUOTED_CHARS, ItemPath
+from gateway.dialects.fields import QUOTED_CHARS, FieldPath, ItemPath
 from gateway.dialects.messages.call_pairs import check_call_pairs
 from gateway.dialects.messages.errors import make_field_error, make_untranslatable_error
 from gateway.dialects.messages.field_checker import FieldChecker
@@ -261,7 +261,7 @@ class _MessageReader:
                     media_parts.append(part)
         return texts
 
-    def _translate_block(self, block: Json, path: object) -> list[Json]:
+    def _translate_block(self, block: Json, path: FieldPath) -> list[Json]:
         """Returns the parts of a chat message for a block; []: there are none, and the checker is lenient.
 
         path: the path of the block in the request, for errors.
@@ -283,14 +283,14 @@ class _MessageReader:
                     raise make_untranslatable_error(f"{path}.{block_type}")
                 return []
 
-    def _read_source(self, block: Json, path: object) -> Json:
+    def _read_source(self, block: Json, path: FieldPath) -> Json:
         source = block.get("source")
         if not isinstance(source, dict):
             return {}
         self._checker.check(source, _SOURCE_FIELDS, f"{path}.source")
         return source
 
-    def _translate_image(self, block: Json, path: object) -> Json:
+    def _translate_image(self, block: Json, path: FieldPath) -> Json:
         """Returns the part for an image. A lenient checker lets an image of another source stay. Raises: BadRequest."""
         source = self._read_source(block, path)
         source_type = source.get("type")
@@ -305,7 +305,7 @@ class _MessageReader:
             raise make_untranslatable_error(f"{path}.source.{source_type}")
         return {"type": "image_url", "image_url": {"url": url}}
 
-    def _translate_document(self, block: Json, path: object) -> list[Json]:
+    def _translate_document(self, block: Json, path: FieldPath) -> list[Json]:
         """Returns the parts for a document: its text, or a file after the context. Raises: BadRequest."""
         source = self._read_source(block, path)
         source_type = source.get("type")
@@ -329,7 +329,7 @@ class _MessageReader:
             return [_pick_fields(block, _DOCUMENT_FIELDS)]
         raise make_untranslatable_error(f"{path}.source.{source_type}")
 
-    def _translate_search_result(self, block: Json, path: object) -> str:
+    def _translate_search_result(self, block: Json, path: FieldPath) -> str:
         heading = f"{block.get('title') or ''} ({block.get('source') or ''})"
         return "\n".join((heading, *self._read_texts(block.get("content"), f"{path}.content")))
 
@@ -355,7 +355,7 @@ def _is_reminder(text: str) -> bool:
     return trimmed.startswith(("<", "[")) and not without_frame(trimmed).strip()
 
 
-def _read_text(block: Any, path: object, checker: FieldChecker) -> str:
+def _read_text(block: Any, path: FieldPath, checker: FieldChecker) -> str:
     """Returns the text of a block; "": the block has another type, and the checker is lenient. Raises: BadRequest."""
     if not isinstance(block, dict):
         raise make_field_error(f"{path}", "Input should be a valid dictionary")
@@ -370,7 +370,7 @@ def _read_text(block: Any, path: object, checker: FieldChecker) -> str:
     return text
 
 
-def _translate_call(block: Json, path: object) -> Json:
+def _translate_call(block: Json, path: FieldPath) -> Json:
     """Returns the call of a function for a `tool_use` block. Raises: BadRequest."""
     name, call_id, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str):

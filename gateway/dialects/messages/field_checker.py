@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from adapters.types import Json
-from gateway.dialects.fields import QUOTED_CHARS
+from gateway.dialects.fields import QUOTED_CHARS, FieldPath
 from gateway.dialects.messages.errors import make_untranslatable_error
 from gateway.errors import BadRequest
 
@@ -52,7 +52,7 @@ class FieldChecker:
             if name in json:
                 self.left_out[name] = None
 
-    def check(self, value: Json, known_fields: frozenset[str], path: object) -> None:
+    def check(self, value: Json, known_fields: frozenset[str], path: FieldPath) -> None:
         """Refuses a field that is not known, unless it is null or without effect. path: the path to `value`.
 
         Raises: BadRequest.

@@ -14,6 +14,7 @@ from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT, as_function_call
 from gateway.core.lenient import decode_list, decode_object
 from gateway.dialects.fields import (
+    FieldPath,
     make_missing_field_error,
     make_wrong_type_error,
     read_optional,
@@ -49,7 +50,7 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
     return {"type": form.item_type, "operation": value}
 
 
-def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
+def read_call(item: Json, path: FieldPath, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
     call_id = _read_call_id(item, path)
     if item["type"] == "function_call":
@@ -73,7 +74,7 @@ class ToolOutput(NamedTuple):
     output: Any
 
 
-def read_result(item: Json, path: object) -> ToolOutput:
+def read_result(item: Json, path: FieldPath) -> ToolOutput:
     """Returns the output of a tool. Raises: BadRequest."""
     call_id = _read_call_id(item, path)
     if item["type"] == "tool_search_output":
@@ -115,12 +116,12 @@ def _make_function_call(call_id: str, name: str, arguments: str) -> Json:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _read_flat_name(item: Json, path: object) -> str:
+def _read_flat_name(item: Json, path: FieldPath) -> str:
     namespace = read_optional(item, "namespace", str, path)
     return make_flat_name(namespace, read_required_text(item, "name", path))
 
 
-def _read_built_in_arguments(item: Json, path: object) -> str:
+def _read_built_in_arguments(item: Json, path: FieldPath) -> str:
     """Returns the arguments of a call of a tool that the Responses API has built in. Raises: BadRequest."""
     item_type: str = item["type"]
     key = _ARGUMENTS_KEYS.get(item_type, "action")
@@ -141,7 +142,7 @@ def _read_built_in_arguments(item: Json, path: object) -> str:
     return orjson.dumps(arguments).decode()
 
 
-def _read_call_id(item: Json, path: object) -> str:
+def _read_call_id(item: Json, path: FieldPath) -> str:
     # `local_shell_call_output` has the id of its call as its own id.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
     return read_required_text(item, key, path)

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.dialects.fields import (
+    FieldPath,
     make_missing_field_error,
     make_unsupported_error,
     make_wrong_type_error,
@@ -18,18 +19,20 @@ from gateway.dialects.fields import (
     read_required_text,
 )
 
+# The fields of a file that chat completions have, too.
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 
 
-def _translate_text(part: Json, path: object) -> Json:
+def _translate_text(part: Json, path: FieldPath) -> Json:
     return {"type": "text", "text": read_required_text(part, "text", path)}
 
 
-def _translate_refusal(part: Json, path: object) -> Json:
+def _translate_refusal(part: Json, path: FieldPath) -> Json:
     return {"type": "refusal", "refusal": read_required_text(part, "refusal", path)}
 
 
-def _translate_image(part: Json, path: object) -> Json:
+def _translate_image(part: Json, path: FieldPath) -> Json:
+    """Returns an image by its URL or its data. Raises: BadRequest: it is a file of the upstream's."""
     if part.get("file_id") is not None:
         raise make_unsupported_error(f"{path}.file_id", part["file_id"])
     image = {"url": read_required_text(part, "image_url", path)}
@@ -39,7 +42,8 @@ def _translate_image(part: Json, path: object) -> Json:
     return {"type": "image_url", "image_url": image}
 
 
-def _translate_file(part: Json, path: object) -> Json:
+def _translate_file(part: Json, path: FieldPath) -> Json:
+    """Returns a file by its data or its id. Raises: BadRequest: it is named by a URL."""
     if part.get("file_url") is not None:
         raise make_unsupported_error(f"{path}.file_url", part["file_url"])
     return {
@@ -50,7 +54,8 @@ def _translate_file(part: Json, path: object) -> Json:
     }
 
 
-def _translate_audio(part: Json, path: object) -> Json:
+def _translate_audio(part: Json, path: FieldPath) -> Json:
+    """Returns audio, which has the same form in both dialects. Raises: BadRequest."""
     audio = part.get("input_audio")
     if audio is None:
         raise make_missing_field_error(f"{path}.input_audio")
@@ -60,10 +65,11 @@ def _translate_audio(part: Json, path: object) -> Json:
 
 
 class ContentPartKind(Struct, frozen=True):
-    """A kind of part."""
+    """A kind of part of an item's content."""
 
-    # Returns a part for a chat completion, given the part and the path to it.
-    translate: Callable[[Json, object], Json]
+    # Returns the part as a part of a chat completion. Its parameters are the part, and the path to it in the body. Raises
+    # BadRequest.
+    translate: Callable[[Json, FieldPath], Json]
     # The fields that are read; other fields are left out.
     read_fields: frozenset[str]
 
@@ -79,5 +85,5 @@ PART_KINDS = {
     "input_file": ContentPartKind(_translate_file, frozenset(("type", "file_url", *_FILE_FIELDS))),
     "input_audio": ContentPartKind(_translate_audio, frozenset(("type", "input_audio"))),
 }
-# The types of parts that are text.
+# The types of parts that have only text.
 TEXT_PART_TYPES = ("input_text", "output_text", "text", "refusal")

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from adapters.types import Json
+from gateway.dialects.fields import FieldPath
 
 _INDEX: Final = re.compile(r"\[\d+\]")
 # A client's field may have any name, which might break the header.
@@ -31,7 +32,7 @@ class LeftOutFields:
             name = "..."
         self._names[name] = None
 
-    def add_rest(self, value: Json, read_fields: frozenset[str], path: object) -> None:
+    def add_rest(self, value: Json, read_fields: frozenset[str], path: FieldPath) -> None:
         """Adds the fields of an object that have a value and are not in `read_fields`. path: the object's path."""
         if read_fields.issuperset(value):
             return
