@@ -38,7 +38,7 @@ from gateway.web.body import BodyReader
 from gateway.web.client_connection import find_connection
 from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, make_health_routes, make_home_routes
-from gateway.web.manage.access import MANAGE_PREFIX
+from gateway.web.manage.manage_guard import MANAGE_PREFIX
 from gateway.web.messages_paths import choose_messages_error_form, refuse_unknown_messages_path
 from gateway.web.middleware import Edge
 from gateway.web.request_info import get_request_info

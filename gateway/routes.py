@@ -31,9 +31,9 @@ from gateway.web.body import BodyReader
 from gateway.web.compaction_routes import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
 from gateway.web.completions import CHAT_PATH, LETTA_CHAT_PATHS, ChatRoute
 from gateway.web.forwarding import ForwardingParts, make_forwarding_routes
-from gateway.web.manage.access import Access
 from gateway.web.manage.import_routes import make_import_routes
 from gateway.web.manage.key_routes import make_key_routes
+from gateway.web.manage.manage_guard import ManageGuard
 from gateway.web.manage.record_routes import LIMITS_PATH, ManageRouteFactory, make_record_routes
 from gateway.web.manage.usage_routes import make_usage_routes
 from gateway.web.memory_api import make_memory_routes
@@ -142,7 +142,7 @@ def make_endpoints(
             *make_stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
             *make_forwarding_routes(forwarding_parts),
             *_make_user_routes(services, bodies, owners),
-            *_make_manage_routes(services, bodies, Access(guard, admin_token)),
+            *_make_manage_routes(services, bodies, ManageGuard(guard, admin_token)),
             *([] if admin_token is None else make_admin_routes(_make_operations(services), admin_token)),
         ]
 
@@ -184,13 +184,13 @@ def _make_user_routes(services: Services, bodies: BodyReader, owners: ResponseOw
     )
 
 
-def _make_manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:
+def _make_manage_routes(services: Services, bodies: BodyReader, guard: ManageGuard) -> list[Route]:
     """Returns the routes at which operators manage a gateway."""
     settings, store, now, accounting = services.settings, services.store, services.now, services.accounting
     limits = make_limit_operations(settings, store)
-    route_factory = ManageRouteFactory(access, bodies)
+    route_factory = ManageRouteFactory(guard, bodies)
     return [
-        *make_usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
+        *make_usage_routes(UsageOperations(store.usage, now, accounting.meter), guard),
         *make_record_routes(LIMITS_PATH, limits, route_factory),
         *make_import_routes(
             services.imports,

@@ -15,7 +15,7 @@ class ClientConnection(Protocol):
     on_lost: Callable[[], object] | None
 
     @property
-    def is_full(self) -> bool:
+    def is_writing_paused(self) -> bool:
         """True if a write would wait for the client to read."""
 
     @property

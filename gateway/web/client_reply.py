@@ -90,7 +90,7 @@ class ClientReply:
         if self._presence.is_gone:
             raise ClientGone
         timer: asyncio.TimerHandle | None = None
-        if self._connection is None or self._connection.is_full:
+        if self._connection is None or self._connection.is_writing_paused:
             timer = asyncio.get_running_loop().call_later(self._send_timeout_s, self._presence.leave)
         try:
             if self._head is not None:

@@ -69,7 +69,7 @@ class ChatRoute:
             request = await parse_off_loop(body, partial(parse, body, self.settings.max_messages, agent))
             if agent is None:
                 request.query = incoming.query
-            info.model, info.is_streamed = request.model, request.stream
+            info.note_model(request.model, is_streamed=request.stream)
             receipt = info.begin_receipt()
             await self.answer(incoming, request, incoming.headers, ChatView, receipt)
 

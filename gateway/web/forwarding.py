@@ -145,7 +145,7 @@ class ForwardedRoute:
             return
         async with self.parts.bodies.read(scope, receive) as body:
             request_body = await parse_off_loop(body, partial(read_request_body, body))
-            info.model, info.is_streamed = request_body.model, request_body.is_streamed
+            info.note_model(request_body.model, is_streamed=request_body.is_streamed)
             await self.answer_with_body(incoming, head, request_body)
 
     def reads_body(self, head: ForwardedHead) -> bool:

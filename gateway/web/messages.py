@@ -62,14 +62,15 @@ class MessagesRoute:
             json = await parse_off_loop(body, partial(parse_body, body))
         except (BadRequest, BodyTooLarge):
             request_body = read_request_body(body)
-            info.model, info.is_streamed = request_body.model, request_body.is_streamed
+            info.note_model(request_body.model, is_streamed=request_body.is_streamed)
             if not asks_agent(request_body.model or "") and self._is_for_native_upstream(
                 incoming, {"model": request_body.model}
             ):
                 return None
             raise
         model = json.get("model")
-        info.model, info.is_streamed = model if isinstance(model, str) else None, json.get("stream") is True
+        is_streamed = json.get("stream") is True
+        info.note_model(model if isinstance(model, str) else None, is_streamed=is_streamed)
         if self._is_for_native_upstream(incoming, json):
             return self._read_native(incoming, body, json)
         if json.get("thread") is not None:
@@ -88,13 +89,12 @@ class MessagesRoute:
     def _parse_request(
         self, incoming: Incoming, body: bytes, json: Json, *, is_lenient: bool
     ) -> MessagesRequest:
-        headers = incoming.headers
-        max_messages = self.chat_route.settings.max_messages
+        """Returns the request of a body. is_lenient: as for `parse`."""
         return parse(
             body,
             json,
-            headers,
-            max_messages,
+            incoming.headers,
+            self.chat_route.settings.max_messages,
             is_lenient=is_lenient,
             needs_max_tokens=self.needs_max_tokens,
         )
@@ -146,14 +146,14 @@ class MessagesRoute:
 
     async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
         info = incoming.info
-        stops = request.json.get("stop_sequences")
+        stop_sequences = request.json.get("stop_sequences")
         receipt = info.begin_receipt()
         make_view = MessagesViewFactory(
             model=request.chat.model,
             input_tokens=len(request.raw) // BYTES_PER_TOKEN,
             request_id=info.request_id,
             count_usage=receipt.count_usage,
-            stop_sequences=stops if isinstance(stops, list) else (),
+            stop_sequences=stop_sequences if isinstance(stop_sequences, list) else (),
             has_thread=request.json.get("thread") is not None,
         )
         await self.chat_route.answer(incoming, request.chat, incoming.headers, make_view, receipt)

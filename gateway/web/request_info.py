@@ -57,6 +57,11 @@ class RequestInfo:
     # True: the client waits for `100 Continue` before it sends the body.
     expects_continue: bool = False
 
+    def note_model(self, model: str | None, *, is_streamed: bool) -> None:
+        """Notes the model that the request names (None: no model), and whether the request asks for a stream."""
+        self.model = model
+        self.is_streamed = is_streamed
+
     def begin_receipt(self) -> Receipt:
         """Begins the receipt of a request that was read; the edge publishes it after the reply.
 

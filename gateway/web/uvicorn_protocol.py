@@ -103,7 +103,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     _arrival_timer: asyncio.TimerHandle | None = None
 
     @property
-    def is_full(self) -> bool:
+    def is_writing_paused(self) -> bool:
         """True if a write waits for the client to read."""
         return self.flow.write_paused
 
@@ -273,7 +273,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             if method == b"CONNECT":
                 raise HttpParserError("there are no tunnels") from None
             is_handshake = method == b"GET" and b"sec-websocket-key" in headers
-            if is_handshake and not (self.is_answering or self.is_full or self.is_refused):
+            if is_handshake and not (self.is_answering or self.is_writing_paused or self.is_refused):
                 self.scope["method"] = "GET"
                 self.handle_websocket_upgrade()
                 self.parser = self.scope = None  # type: ignore[assignment]  # they refer to this connection

@@ -121,7 +121,7 @@ def parse(
     body: the body as it came.
     json: the value of the body.
     max_messages: the most messages of the request.
-    is_lenient: parts without a place in a chat completion are skipped, since the request goes upstream as it is.
+    is_lenient: True to skip parts without a place in a chat completion, since the request goes upstream as it is.
     needs_max_tokens: True to refuse a request without `max_tokens`; a count of tokens needs none.
 
     Raises: BadRequest.

@@ -67,8 +67,8 @@ def _translate_audio(part: Json, path: FieldPath) -> Json:
 class ContentPartKind(Struct, frozen=True):
     """A kind of part of an item's content."""
 
-    # Returns the part as a part of a chat completion. Its parameters are the part, and the path to it in the body. Raises
-    # BadRequest.
+    # Returns a part as a part of a chat completion. Its parameters are the part, and the path to it in the body. It
+    # raises BadRequest.
     translate: Callable[[Json, FieldPath], Json]
     # The fields that are read; other fields are left out.
     read_fields: frozenset[str]

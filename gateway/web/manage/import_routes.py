@@ -14,7 +14,7 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.import_operations import UNDO_WAIT_S, ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.access import Manager
+from gateway.web.manage.manage_guard import ManageCaller
 from gateway.web.manage.record_routes import ManageRouteFactory
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
@@ -39,8 +39,8 @@ def make_import_routes(
         """Begins the import of the body, or returns the preview of it."""
         get_request_info(request.scope).route = "manage"
         query = read_query(request.scope)
-        manager = await route_factory.access.admit(request, writes=True)
-        import_request = operations.read_request(_with_flags(query), visible_project=manager.project)
+        caller = await route_factory.guard.admit(request, writes=True)
+        import_request = operations.read_request(_with_flags(query), visible_project=caller.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
         file = await _store_body(body)
         with map_store_errors():
@@ -50,14 +50,14 @@ def make_import_routes(
         status = 200 if import_request.is_preview else 202
         return JsonResponse(running.to_json(), status)
 
-    async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(read_query(request.scope), project=manager.project)
+    async def show_all(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show_all(read_query(request.scope), project=caller.project)
 
-    async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show(request.path_params["id"], project=manager.project)
+    async def show(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show(request.path_params["id"], project=caller.project)
 
-    async def undo(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.undo(request.path_params["id"], project=manager.project, wait_s=UNDO_WAIT_S)
+    async def undo(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.undo(request.path_params["id"], project=caller.project, wait_s=UNDO_WAIT_S)
 
     import_path = f"{_IMPORTS_PATH}/{{id}}"
     return [

@@ -13,7 +13,7 @@ from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.admin.operation_arguments import check_names
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.access import Manager
+from gateway.web.manage.manage_guard import ManageCaller
 from gateway.web.manage.record_routes import (
     KEYS_PATH,
     ManageRouteFactory,
@@ -31,12 +31,12 @@ def make_key_routes(
 ) -> list[Route]:
     """Returns the routes of keys, and the route for their holders."""
 
-    async def rotate(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.rotate(read_record_number(request), body, project=manager.project)
+    async def rotate(caller: ManageCaller, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.rotate(read_record_number(request), body, project=caller.project)
 
     async def show_own_key(request: Request) -> Response:
         get_request_info(request.scope).route = "manage"
-        key = await route_factory.access.get_key(request)
+        key = await route_factory.guard.get_key(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
         query = read_query(request.scope)

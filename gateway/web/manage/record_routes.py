@@ -17,14 +17,14 @@ from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader, parse_json_body
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.access import Access, Manager
+from gateway.web.manage.manage_guard import ManageCaller, ManageGuard
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
 # An operation of a route: it gets the caller, the request and the request's body, and returns the reply's body.
-_Operation = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
+_Operation = Callable[[ManageCaller, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class RecordOperations(Protocol):
@@ -46,7 +46,7 @@ class ManageRouteFactory(Struct, frozen=True):
     """Makes routes of `/v1/manage` whose requests and replies have a JSON object as their body."""
 
     # Admits the callers.
-    access: Access
+    guard: ManageGuard
     # Reads the bodies of requests.
     bodies: BodyReader
 
@@ -59,12 +59,12 @@ class ManageRouteFactory(Struct, frozen=True):
         async def handle(request: Request) -> Response:
             get_request_info(request.scope).route = "manage"
             # Each method other than GET changes something.
-            manager = await self.access.admit(request, writes=method != "GET")
+            caller = await self.guard.admit(request, writes=method != "GET")
             async with self.bodies.read(request.scope, request.receive) as raw_body:
                 body = await parse_json_body(bytes(raw_body)) if raw_body else {}
             check_no_nul(body)
             with map_store_errors():
-                reply_body = await operation(manager, request, body)
+                reply_body = await operation(caller, request, body)
             return JsonResponse(reply_body, status)
 
         return Route(path, handle, methods=[method])
@@ -78,20 +78,20 @@ def make_record_routes(
     path: the path of the list; the path of a record has the record's number after it.
     """
 
-    async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(read_query(request.scope), project=manager.project)
+    async def show_all(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show_all(read_query(request.scope), project=caller.project)
 
-    async def add(manager: Manager, _: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.add(body, project=manager.project)
+    async def add(caller: ManageCaller, _: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.add(body, project=caller.project)
 
-    async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show(read_record_number(request), project=manager.project)
+    async def show(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show(read_record_number(request), project=caller.project)
 
-    async def change(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.change(read_record_number(request), body, project=manager.project)
+    async def change(caller: ManageCaller, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.change(read_record_number(request), body, project=caller.project)
 
-    async def remove(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.remove(read_record_number(request), project=manager.project)
+    async def remove(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.remove(read_record_number(request), project=caller.project)
 
     record_path = f"{path}/{{id}}"
     return [

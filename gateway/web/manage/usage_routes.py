@@ -19,7 +19,7 @@ from gateway.run.admin.usage_csv import render_usage_csv
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.access import MANAGE_PREFIX, Access
+from gateway.web.manage.manage_guard import MANAGE_PREFIX, ManageGuard
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
@@ -27,19 +27,19 @@ _USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
 _CSV_TYPE: Final = "text/csv; charset=utf-8"
 
 
-def make_usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
+def make_usage_routes(operations: UsageOperations, guard: ManageGuard) -> list[Route]:
     """Returns the route of usage."""
 
     async def show_usage(request: Request) -> Response:
         """Answers with a page of sums. Raises: BadRequest, NotAuthenticated, NotAllowed."""
         get_request_info(request.scope).route = "manage"
-        manager = await access.admit(request)
+        caller = await guard.admit(request)
         query = read_query(request.scope)
         page_format = query.pop("format", "json")
         if page_format not in ("json", "csv"):
             raise BadRequest(f"format must be json or csv, saw {page_format!r}.", param="format")
         with map_store_errors():
-            page = await operations.show(query, project=manager.project)
+            page = await operations.show(query, project=caller.project)
         if page_format == "csv":
             return Response(
                 render_usage_csv(page), headers=_make_link_headers(query, page["next"]), media_type=_CSV_TYPE

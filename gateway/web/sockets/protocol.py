@@ -91,7 +91,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         # Pongs for a client that reads nothing would fill the memory, so they are taken from the buffer and dropped.
-        if self.is_full:
+        if self.is_writing_paused:
             self.conn.data_to_send()
         else:
             super().handle_ping()
@@ -103,7 +103,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
     # -- the methods for the session
 
     @property
-    def is_full(self) -> bool:
+    def is_writing_paused(self) -> bool:
         """True if a write would wait for the client to read."""
         return not self.writable.is_set()
 

@@ -29,8 +29,8 @@ class ResponseConnection:
         self._has_left = False
 
     @property
-    def is_full(self) -> bool:
-        return bool(self._socket.is_full)
+    def is_writing_paused(self) -> bool:
+        return bool(self._socket.is_writing_paused)
 
     def is_closing(self) -> bool:
         return self._has_left

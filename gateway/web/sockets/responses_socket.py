@@ -167,7 +167,7 @@ class _Session:
     async def _abort_responses(self) -> None:
         """Ends the session at once, when the server's `shutdown_s` is over. Each response under way gets an error."""
         self._has_stopped = True
-        if self._connection.is_full:
+        if self._connection.is_writing_paused:
             self._connection.abort()
         for task in self._tasks:
             task.cancel()

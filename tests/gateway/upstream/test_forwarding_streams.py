@@ -420,7 +420,7 @@ def test_a_body_that_is_neither_json_nor_a_form_passes(
 class Lost:
     """The connection of a client that has left before it was answered."""
 
-    is_full, has_whole_body, is_refused = True, True, False
+    is_writing_paused, has_whole_body, is_refused = True, True, False
     on_lost = None
 
     def is_closing(self) -> bool:

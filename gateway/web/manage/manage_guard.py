@@ -16,45 +16,43 @@ from storage.key_record import OPERATOR, Key
 MANAGE_PREFIX: Final = "/v1/manage/"
 
 
-class Manager(Struct, frozen=True):
-    """The caller of a route that manages."""
+class ManageCaller(Struct, frozen=True):
+    """A caller of `/v1/manage/…` who was admitted."""
 
     # The only project that the caller manages; None: all projects.
     project: str | None
-    # True if the caller may change records.
-    may_write: bool
 
 
-class Access:
+class ManageGuard:
     """Admits callers to `/v1/manage/…`."""
 
     def __init__(self, guard: Guard, admin_token: str | None) -> None:
-        """Admits callers by their keys. admin_token: the token that admits the owner; None: no token does."""
+        """Takes the guard that finds the key of a request. admin_token: the owner's token; None: there is none."""
         self._guard = guard
         self._token = admin_token
 
-    async def admit(self, request: Request, *, writes: bool = False) -> Manager:
+    async def admit(self, request: Request, *, writes: bool = False) -> ManageCaller:
         """Returns the caller of a request. writes: True if the request changes something.
 
         Raises: NotAuthenticated, NotAllowed, Overloaded.
         """
         if self._is_owner(request):
-            return Manager(project=None, may_write=True)
+            return ManageCaller(project=None)
         key = await self.get_key(request)
         if not key.is_operator:
             raise NotAllowed(
                 "This key does not open /v1/manage. `mnemogate keys create --operator` makes one that does."
             )
-        manager = Manager(key.project or None, may_write=key.opens == OPERATOR)
-        if writes and not manager.may_write:
+        if writes and key.opens != OPERATOR:
             raise NotAllowed("This key of an operator changes nothing.")
-        return manager
+        return ManageCaller(key.project or None)
 
     async def get_key(self, request: Request) -> Key:
         """Returns the gateway key that a request presents. Raises: NotAuthenticated, Overloaded."""
         return await self._guard.get_key(request.scope["headers"])
 
     def _is_owner(self, request: Request) -> bool:
+        """Returns whether a request presents the owner's token. Raises: NotAuthenticated: it presents another text."""
         presented_token = request.headers.get(ADMIN_HEADER)
         if presented_token is None:
             return False
