@@ -295,6 +295,14 @@ def test_a_webhook_is_made_changed_and_deleted(world: LettaWorld) -> None:
     found = world.letta.tools.search(query="somebody")
     assert [each.tool.name for each in found] == ["hook"]
     assert [each.name for each in world.letta.tools.list(tool_types=["custom"])] == ["hook"]
+    # The client's documentation allows one value with commas as well.
+    files = {
+        "tool_types": ["letta_files_core, custom"],
+        "exclude_tool_types": ["letta_files_core,letta_core"],
+    }
+    assert [each.name for each in world.letta.tools.list(**files)] == ["hook"]
+    ids = [tool.id for tool in world.letta.tools.list(limit=3)]
+    assert [tool.id for tool in world.letta.tools.list(tool_ids=[",".join(ids)])] == ids
     world.letta.tools.delete(tool.id)
     assert "hook" not in [each.name for each in world.letta.agents.retrieve(agent.id).tools]
     with pytest.raises(NotFoundError):

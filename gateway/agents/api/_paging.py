@@ -110,7 +110,8 @@ def cut_page(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str
     page_ids = list(dict.fromkeys(item["id"] for item in ordered))
     for cursor, is_after in ((query.after, True), (query.before, False)):
         if (cursor_id := find_sent(cursor)) is not None:
-            # An id that is not in the list leaves an empty page.
+            # An id that is not in the list leaves an empty page: a client may detach each item of a page, and then ask
+            # for the page after the last one.
             index = page_ids.index(cursor_id) if cursor_id in page_ids else (len(page_ids) if is_after else 0)
             page_ids = page_ids[index + 1 :] if is_after else page_ids[:index]
     ids_of_page = frozenset(page_ids[: query.get_size(100)])
@@ -137,8 +138,7 @@ async def read_page(
     size: the size of the page if the query names none.
     """
     page = read_page_at(query, str, size=size)
-    ends = (page.after, page.before)
-    after, before = [None if end is None else await get_row(end) for end in ends]
+    after, before = [None if end is None else await get_row(end) for end in (page.after, page.before)]
     return Page(after, before, page.limit, page.newest_first)
 
 

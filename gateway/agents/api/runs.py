@@ -88,11 +88,9 @@ class RunRoutes:
             conversation_row = await find_conversation_row(self._api.store, conversation)
             if conversation_row is None:
                 return []
-        states = find_sent(query.statuses) or (
-            [state.value for state in LIVE_STATES] if query.active else list(RunState)
-        )
+        states = map(RunState, find_sent(query.statuses) or (LIVE_STATES if query.active else RunState))
         run_filter = RunFilter(
-            None if agent is None else agent.id, conversation_row, sorted({RunState(state) for state in states}),
+            None if agent is None else agent.id, conversation_row, sorted(set(states)),
             background=find_sent(query.background), stop=find_sent(query.stop_reason),
         )  # fmt: skip
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)

@@ -30,7 +30,7 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import find_sent
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Strings
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Repeated, Strings
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest, UnknownId
 from gateway.validation import Fault
@@ -147,10 +147,9 @@ class ToolRoutes:
     async def search(self, request: ApiRequest, body: SearchTools) -> list[dict[str, Any]]:
         """Search tools by words."""
         words = set((find_sent(body.query) or "").lower().split())
-        types, tags = find_sent(body.tool_types), set(find_sent(body.tags) or ())
-        tools = [render_tool(tool) async for tool in self._select(request.project, ToolsQuery())]
-        if types:
-            tools = [tool for tool in tools if tool["tool_type"] in types]
+        tags = set(find_sent(body.tags) or ())
+        query = ToolsQuery(tool_types=find_sent(body.tool_types) or UNSET)
+        tools = [render_tool(tool) async for tool in self._select(request.project, query)]
         ranked = _rank_by_words([tool for tool in tools if tags <= set(tool["tags"])], words)
         fixed_fields = {"vector_rank": None, "embedded_text": None}
         return [
@@ -239,8 +238,8 @@ class ToolRoutes:
     async def _select(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query selects, from its cursor on."""
         names = set(find_sent(query.names) or ())
-        uids = {read_uid("tool", tool_id) for tool_id in find_sent(query.tool_ids) or ()}
-        types, excluded_types = find_sent(query.tool_types), find_sent(query.exclude_tool_types) or ()
+        uids = {read_uid("tool", tool_id) for tool_id in _split_values(query.tool_ids)}
+        types, excluded_types = _split_values(query.tool_types), _split_values(query.exclude_tool_types)
         tools = self._tools.select(
             project,
             read_page_at(query, partial(read_uid, "tool")),
@@ -256,6 +255,11 @@ class ToolRoutes:
             if query.return_only_letta_tools is True and tool.definition is not None:
                 continue
             yield tool
+
+
+def _split_values(values: Repeated[str]) -> set[str]:
+    """Returns the values of a repeated parameter. One value may be several, separated by commas."""
+    return {part.strip() for value in find_sent(values) or () for part in value.split(",")}
 
 
 def _get_tool(view: AgentView, name: str) -> ToolView:

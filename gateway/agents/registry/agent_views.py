@@ -77,12 +77,10 @@ class AgentViews(Struct, frozen=True):
         """Returns the folders or the identities of each of these agents."""
         targets = await self.store.attached.load_targets_of_agents(agent_rows, kind)
         rows = sorted({row for attached_rows in targets.values() for row in attached_rows})
-        definitions = self.store.definitions
-        by_row: dict[int, Definition] = {}
-        if rows and kind is DefinitionKind.IDENTITY:
-            by_row = await definitions.load_by_rows(rows)
-        elif rows:
-            by_row = await definitions.find_by_memories(kind, rows)
+        if kind is DefinitionKind.IDENTITY:
+            by_row = await self.store.definitions.load_by_rows(rows)
+        else:
+            by_row = await self.store.definitions.find_by_memories(kind, rows)
         return {
             agent_row: [by_row[row] for row in attached_rows if row in by_row]
             for agent_row, attached_rows in targets.items()
