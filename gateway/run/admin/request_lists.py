@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import merge
 from typing import Any, Literal, NamedTuple
 
@@ -50,7 +50,7 @@ class _ListedRequest(NamedTuple):
     record: RequestRecord
     # The number of the request in the log; None: the request is from the store.
     number: int | None = None
-    # The row of its exchange; None: the request is from the log.
+    # The row of the exchange with its stored recall; None: there is none, or it was not read.
     exchange_row: int | None = None
 
 
@@ -59,17 +59,21 @@ class _PageEnd(NamedTuple):
 
     # The lowest number of a request from the log.
     number: int = LAST_NUMBER
-    # The lowest row of a request from the store.
+    # The lowest row of a request with a stored recall.
     exchange_row: int = LAST_NUMBER
 
-    def move_past(self, page: Iterable[_ListedRequest]) -> _PageEnd:
-        """Returns the end of a page that begins at this end."""
+    def move_past(self, page: Iterable[_ListedRequest], rest: Iterable[_ListedRequest]) -> _PageEnd:
+        """Returns the end of a page that begins at this end. rest: requests that follow the page.
+
+        A request of the page may leave the log before the next page is read. Its row is passed as well, so that the
+        next page does not list it from the store; but no row of the rest is passed.
+        """
+        numbers = [each.number for each in page if each.number is not None]
+        rows = [each.exchange_row for each in page if each.exchange_row is not None]
+        rest_rows = [each.exchange_row for each in rest if each.exchange_row and each.number is None]
         return _PageEnd(
-            min((each.number for each in page if each.number is not None), default=self.number),
-            min(
-                (each.exchange_row for each in page if each.exchange_row is not None),
-                default=self.exchange_row,
-            ),
+            min(numbers, default=self.number),
+            max(min(rows, default=self.exchange_row), max(rest_rows, default=-1) + 1),
         )
 
 
@@ -128,11 +132,17 @@ class RequestLists(Struct, frozen=True):
         ]
         if agent is not None and only is None:
             ids_in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
-            stored = await self._list_stored(agent.id, start.exchange_row, limit + 1, without=ids_in_log)
+            stored, rows_in_log = await self._list_stored(
+                agent.id, start.exchange_row, limit + 1, ids_in_log=ids_in_log
+            )
+            listed_requests = [
+                each._replace(exchange_row=rows_in_log.get(pack_request_id(each.record.id)))
+                for each in listed_requests
+            ]
             # Merged and not sorted: the next page continues each list after a number, so the order of each has to stay.
             listed_requests = [*merge(listed_requests, stored, key=lambda each: each.record.at, reverse=True)]
         page = listed_requests[:limit]
-        end = start.move_past(page)
+        end = start.move_past(page, listed_requests[limit:])
         in_flight: Sequence[LoggedRequest] = ()
         if self.log is not None and after is None and only is None:
             in_flight = self.log.list_in_flight(project=project, memory=memory)
@@ -170,10 +180,15 @@ class RequestLists(Struct, frozen=True):
         return log.list_ended(project=project)
 
     async def _list_stored(
-        self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]
-    ) -> Sequence[_ListedRequest]:
-        """Returns a memory's requests with a stored recall, the newest first. without: packed ids to leave out."""
+        self, agent_row: int, before: int, limit: int, *, ids_in_log: Collection[bytes]
+    ) -> tuple[Sequence[_ListedRequest], Mapping[bytes, int]]:
+        """Returns a memory's requests with a stored recall, the newest first, and the rows of those in the log.
+
+        ids_in_log: the packed ids of requests that are left out. Their rows are returned by these ids, as far as they
+            were read.
+        """
         listed_requests: list[_ListedRequest] = []
+        rows_in_log: dict[bytes, int] = {}
         while len(listed_requests) < limit:
             page = await self.store.recalls.list_page(
                 agent_row, self.retention.since, before=before, limit=limit
@@ -181,12 +196,16 @@ class RequestLists(Struct, frozen=True):
             listed_requests += [
                 _ListedRequest(make_recall_record(each), exchange_row=each.exchange_row)
                 for each in page
-                if each.packed_request not in without
+                if each.packed_request not in ids_in_log
             ]
+            for each in page:
+                if each.packed_request in ids_in_log:
+                    # A client may use an id for several requests. Only the newest row is surely that of the log.
+                    rows_in_log.setdefault(each.packed_request, each.exchange_row)
             if len(page) < limit:
                 break
             before = page[-1].exchange_row
-        return listed_requests[:limit]
+        return listed_requests[:limit], rows_in_log
 
 
 def _is_selected(request: LoggedRequest, only: RequestSelection) -> bool:

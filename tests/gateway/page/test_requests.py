@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from gateway.run.admin.audited_parts import AuditedVersion
+from gateway.run.receipt import Receipt
 from storage.errors import StoreFailed
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
@@ -236,6 +237,25 @@ def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
     speak(operator.world, "What do you know about me?")
     last = operator.twin("requests")["items"][0]["id"]
     assert ": 1 memory went in as a selection of all." in operator.twin(f"r/{last}")["sentence"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_request_that_left_the_log_is_not_listed_twice(operator: Operator, size: int) -> None:
+    """The next page listed it again: the log had it for the page before, and the store has it for good."""
+    world = operator.world
+    alice = speak(world, "One.", "Two.", "Three.", "Four.")
+    path = f"requests?memory={alice.uid}&limit={size}"
+    page = operator.twin(path)
+    found = [each["id"] for each in page["items"]]
+    log = world.gateway.app.services.requests
+    for n in range(2_000):
+        log.begin(receipt := Receipt(f"request-{n}"), "default", "model", is_streamed=True)
+        log.end(receipt, 200)
+    while page["next"] is not None:
+        page = operator.twin(f"{path}&after={page['next']}")
+        found += [each["id"] for each in page["items"]]
+    assert found == [each["id"] for each in operator.twin(f"requests?memory={alice.uid}")["items"]]
+    assert len(found) == 4
 
 
 def test_a_request_that_failed_says_why(operator: Operator) -> None:
