@@ -33,6 +33,7 @@ _UNSUPPORTED_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
 # The ids of calls that the API takes, whatever their length.
 _VALID_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_DATA_SCHEME: Final = "data:"
 
 
 def make_system_blocks(message: Json, path: str) -> list[Json]:
@@ -176,9 +177,10 @@ def _make_image_source(part: Json, path: str) -> Json:
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise Untranslatable(f"Missing required parameter: '{path}.image_url.url'.", f"{path}.image_url")
-    if not url.startswith("data:"):
+    data_url = _parse_data_url(url, f"{path}.image_url.url")
+    if data_url is None:
         return {"type": "url", "url": url}
-    media_type, data = _parse_data_url(url, f"{path}.image_url.url")
+    media_type, data = data_url
     if media_type == "image/jpg":  # not a media type, yet often sent
         media_type = "image/jpeg"
     return {"type": "base64", "media_type": media_type, "data": data}
@@ -198,9 +200,8 @@ def _translate_document(part: Json, path: str) -> Json:
     data = file.get("file_data")
     if not isinstance(data, str):
         raise Untranslatable(f"'{path}.file' has neither file_data nor file_id.", f"{path}.file")
-    media_type = "application/pdf"
-    if data.startswith("data:"):
-        media_type, data = _parse_data_url(data, f"{path}.file.file_data")
+    data_url = _parse_data_url(data, f"{path}.file.file_data")
+    media_type, data = data_url or ("application/pdf", data)
     if media_type.startswith("text/"):
         try:
             text = base64.b64decode(data, validate=True).decode()
@@ -218,19 +219,22 @@ class _DataUrl(NamedTuple):
 
     # The media type, in small letters.
     media_type: str
-    # The data, in base64.
+    # The data, in base64 without line ends.
     data: str
 
 
-def _parse_data_url(url: str, path: str) -> _DataUrl:
-    """Returns the parts of a data URL. Raises: Untranslatable."""
-    head, comma, data = url[len("data:") :].partition(",")
+def _parse_data_url(url: str, path: str) -> _DataUrl | None:
+    """Returns the parts of a data URL; None: the text is no data URL. Raises: Untranslatable: it has no data."""
+    if url[: len(_DATA_SCHEME)].lower() != _DATA_SCHEME:
+        return None
+    head, comma, data = url[len(_DATA_SCHEME) :].partition(",")
     if not comma:
         raise Untranslatable(f"'{path}' is a data URL without data.", path, "invalid_value")
     media_type, *options = head.split(";")
     if "base64" not in (option.strip().lower() for option in options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
-    return _DataUrl(media_type.strip().lower() or "text/plain", data)
+    # Tools such as `base64` put line ends into what they write.
+    return _DataUrl(media_type.strip().lower() or "text/plain", "".join(data.split()))
 
 
 def _read_opaque_blocks(message: Json) -> list[Json]:

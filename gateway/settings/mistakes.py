@@ -91,7 +91,7 @@ def convert_text(text: str, table: type[Struct], key: str, path: str) -> Any:
 
     table: the type of the field's table.
     key: the name of the field.
-    path: the name of the variable, for errors.
+    path: the name of the variable or of the setting, for errors.
 
     Raises: SettingsError.
     """
