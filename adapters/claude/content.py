@@ -21,7 +21,7 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import INDEX_FIELDS, OPAQUE_FIELDS, THINKING_TYPES
 from adapters.types import NATIVE_REPLY, Json
 
-# Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Other fields are left out,
+# The fields of a text part, a tool call and a tool message that their blocks have, too. Other fields are left out,
 # because the API refuses them: OpenAI's Agents for JavaScript put all fields of a reply into its text part.
 _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
@@ -87,9 +87,9 @@ def make_assistant_blocks(message: Json, path: str) -> list[Json]:
     calls = message.get("tool_calls")
     indexed_calls = enumerate(calls if isinstance(calls, list) else ())
     tool_uses = [_translate_call(call, f"{path}.tool_calls[{index}]") for index, call in indexed_calls]
-    native = message.get(NATIVE_REPLY)
-    if isinstance(native, dict) and isinstance(native.get("content"), list):
-        blocks = _mark_last_block(_fill_in_calls(native["content"], tool_uses), message)
+    native_reply = message.get(NATIVE_REPLY)
+    if isinstance(native_reply, dict) and isinstance(native_reply.get("content"), list):
+        blocks = _mark_last_block(_fill_in_calls(native_reply["content"], tool_uses), message)
     else:
         texts = _translate_content(message.get("content"), path) or _translate_refusal(message)
         blocks = _interleave(_read_opaque_blocks(message), _mark_last_block(texts, message), tool_uses)
@@ -108,10 +108,10 @@ def _make_tool_use_id(call_id: str) -> str:
     return f"{_BAD_ID_CHARACTER.sub('_', call_id)}_{zlib.crc32(call_id.encode('utf-8', 'replace')):08x}"
 
 
-def _fill_in_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
-    """Returns the blocks of a `NATIVE_REPLY`, in which each call is only a placeholder, with the calls filled in."""
+def _fill_in_calls(native_content: list[Any], tool_uses: list[Json]) -> list[Json]:
+    """Returns the blocks of a `NATIVE_REPLY` with its calls filled in: in its content each call is a placeholder."""
     calls = iter(tool_uses)
-    native_blocks = (block for block in native if isinstance(block, dict))
+    native_blocks = (block for block in native_content if isinstance(block, dict))
     blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in native_blocks]
     return _without_blank_text([*filter(None, blocks), *calls])
 
