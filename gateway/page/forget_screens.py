@@ -149,7 +149,7 @@ class _BeforeForgetting(NamedTuple):
     searched_name: str = ""
 
 
-class _RemainingWords(NamedTuple):
+class _TextsWithWords(NamedTuple):
     """The texts that still have the words of a forgotten text. The template has the fields by these names."""
 
     # The counted texts with all of the words; None: there are no words, or they could not be counted.
@@ -290,7 +290,7 @@ class _ForgetScreens(Struct, frozen=True):
         if not is_all:
             next_link = await self._choose_next_link(access, query, came_from, sought_words)
         correction = "" if is_all else await self._read_correction(access, query, came_from)
-        words = await self._count_remaining_words(access, sought_words)
+        words = await self._find_texts_with_words(access, sought_words)
         next_preview = None
         # A visitor who ticked texts of a list, or an earlier version of a block, may have left the others on purpose.
         if words.next_texts and query.target.kind not in ("texts", "version"):
@@ -318,21 +318,21 @@ class _ForgetScreens(Struct, frozen=True):
             **words._asdict(),
         )
 
-    async def _count_remaining_words(self, access: MemoryAccess, sought_words: str) -> _RemainingWords:
+    async def _find_texts_with_words(self, access: MemoryAccess, sought_words: str) -> _TextsWithWords:
         """Returns the texts that still have the words. sought_words: the field of `_BeforeForgetting`."""
         project, uid = access.project, access.uid
         remaining = None
         if sought_words:
             remaining = await self.word_counts.count_remaining(project, uid, sought_words)
         if remaining is None:
-            return _RemainingWords()
+            return _TextsWithWords()
         hidden = await self.word_searches.hidden_texts.search(project, uid, sought_words)
         almost = None
         if not remaining.total:
             almost = await self.word_counts.count_almost(project, uid, sought_words)
         fact_seqs = [text.seq for text in remaining.items if text.kind == "fact"]
         written_seqs = await self.views.facts.list_written(project, uid, fact_seqs)
-        return _RemainingWords(
+        return _TextsWithWords(
             remaining,
             hidden,
             almost,

@@ -1,4 +1,4 @@
-"""Forgetting by hand: `mnemogate memory forget` and `undo`, which the audit notes.
+"""Forgetting by hand: `mnemogate memory forget` and `undo`, which the audit records.
 
 A forgetting is stored before anything is erased. So if its call runs out of time, or its process dies, it is resumed:
 by the next call, which gets it as `left`, and when a gateway starts. `run/background/retention.py` forgets messages

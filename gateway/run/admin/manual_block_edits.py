@@ -19,7 +19,7 @@ UNDO_OVER_LIMIT = "The text before the last change is longer than the block’s 
 
 
 class ManualBlockEdits(Struct, frozen=True):
-    """Changes blocks of memories, which are named by their uid. The audit notes each change.
+    """Changes blocks of memories, which are named by their uid. The audit records each change.
 
     Each method raises: UnknownId: the editor sees no such memory or block; Conflict: the block has another version than
     `version`, the one that the editor saw; BadRequest; NotAllowed: the editor is the person, and the block is read-only

@@ -1,4 +1,4 @@
-"""Changes of a memory by hand: edits of blocks and facts, and pauses. The audit notes each change.
+"""Changes of a memory by hand: edits of blocks and facts, and pauses. The audit records each change.
 
 An operator makes them on the page or the command line, the person of the memory by a link.
 """

@@ -106,7 +106,7 @@ class RemainingTexts:
         ]
         if any(block.is_shared for block in await self._store.memory_pages.list_blocks(self._memory.id)):
             stays.append(RemainingRecord("What is shared with others, without what came from here."))
-        stays.append(RemainingRecord("A note that it was forgotten: the memory’s number and no words."))
+        stays.append(RemainingRecord("The record that it was forgotten: the memory’s number and no words."))
         if self._memory.paused_at is not None:
             stays.append(
                 RemainingRecord("That the memory is paused, and its name: nothing new is remembered.")

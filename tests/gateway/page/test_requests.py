@@ -918,7 +918,7 @@ def test_a_person_who_was_forgotten_is_found_in_the_audit_by_the_number_of_the_m
     """Who asked later whether tom was forgotten had a name that nothing is stored under, and no number."""
     agent = speak(operator.world, "Hello.", user="tom")
     page = operator.post(f"m/{agent.uid}/forget?all=1", confirm="2").body.decode()
-    assert "It was the memory of tom. The audit keeps" in plain(page)
+    assert "It was the memory of tom. The audit records" in plain(page)
     assert f"under the number {agent.uid}. Copy it into the ticket" in plain(page)
     assert f'href="../../audit?user={agent.uid}"' in page
     found = operator.get("audit?user=tom").body.decode()
