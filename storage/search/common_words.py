@@ -35,9 +35,11 @@ _SHARES = [
 _SIDE_BY_SIDE = _MESSAGE_WORDS**-0.5
 # A word that is in a larger share of people's messages distinguishes nothing.
 COMMON_SHARE = 0.5
-# A word that is in a larger share in some language is a function word there: lines 2 to 5 of the table. Line 6 has
-# names, such as Amy and Tom, and "cat". Chosen by reading the words of up to three letters.
+# A short word that is in a larger share in some language is a function word there: lines 2 to 5 of the table. Line 6
+# has names, such as Amy and Tom, and "cat". Chosen by reading the words of up to three letters; among the longer words,
+# these lines have "night" and "help".
 _FUNCTION_SHARE = 0.4
+_MAX_SHORT_LETTERS = 3
 # A word that is in a larger share than this names nothing. These are some 150 words of a language, besides those used
 # with assistants. One of LongMemEval's 500 questions has no others, and none of short talk's 1,088. With all words of
 # the table, some 500, these were 8 and 43.
@@ -112,11 +114,13 @@ def select_distinctive(text: str, words: Sequence[str]) -> list[str]:
 
 
 def is_function_word(word: str) -> bool:
-    """Returns whether a word is among the most common of some language, such as "the" or "bei"."""
+    """Returns whether a word is a function word: of English, such as "with", or a short one of any language ("bei")."""
+    terms = list_terms(word)
+    if not terms:  # `list_terms` leaves out the function words of English
+        return True
     degrees = load_degrees()
-    # `list_terms` leaves out the function words of English, which have no term.
-    return all(
-        _SHARES[max(unpack_degrees(degrees.get(term, 0)))] > _FUNCTION_SHARE for term in list_terms(word)
+    return len(word) <= _MAX_SHORT_LETTERS and all(
+        _SHARES[max(unpack_degrees(degrees.get(term, 0)))] > _FUNCTION_SHARE for term in terms
     )
 
 

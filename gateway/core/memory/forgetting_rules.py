@@ -27,15 +27,13 @@ from gateway.core.memory.fact_words import DESIGNATIONS, list_distinctive_words
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import list_folded_words
-from storage.forget_commands import BlockRebuild, ErasedMarks, RevisedValue
+from storage.forget_commands import ErasedMarks, RebuiltBlock, RevisedValue
 from storage.records import REPLY, Block, Exchange, MemoryEdit
 
 # The built-in tools with results that quote the hits of a search.
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # The text in place of the hits of a search; no hit is shorter.
 _FORGOTTEN_RESULT = "(forgotten)"
-# A word of so many letters can reveal erased text, and a shorter ASCII word only if it is no function word.
-_REVEALING_LETTERS = 4
 
 
 def may_quote(text: str, erased: ErasedMarks) -> bool:
@@ -68,7 +66,7 @@ def rebuild_block(
     later_values: Sequence[RevisedValue],
     pending: Sequence[MemoryEdit],
     is_function_word: Callable[[str], bool],
-) -> BlockRebuild:
+) -> RebuiltBlock:
     """Returns the later values of a block without erased words, and the pending edits that may bring these back.
 
     Edits by tools are done again on the remaining text, and an undo brings back the remaining text of the value that it
@@ -80,26 +78,26 @@ def rebuild_block(
     block: the block with its last value from before the message.
     later_values: the values that the block had since, oldest first.
     pending: the edits of the block by turns that are not confirmed yet.
-    is_function_word: returns whether a word is among the most common of some language.
+    is_function_word: returns whether a word is a function word, which reveals no erased text.
     """
-    rebuilding = _BlockRebuilding(block, later_values, is_function_word)
+    rebuilder = _BlockRebuilder(block, later_values, is_function_word)
     for revision in later_values:
-        rebuilding.add(revision)
-    tainted_words = rebuilding.tainted_words.difference(list_folded_words(rebuilding.value))
-    repeating_edits = [edit for edit in pending if _may_bring_back(edit, tainted_words, rebuilding.value)]
-    return BlockRebuild(rebuilding.values, repeating_edits)
+        rebuilder.add_value(revision)
+    tainted_words = rebuilder.tainted_words.difference(list_folded_words(rebuilder.value))
+    repeating_edits = [edit for edit in pending if _may_bring_back(edit, tainted_words, rebuilder.value)]
+    return RebuiltBlock(rebuilder.values, repeating_edits)
 
 
-class _BlockRebuilding:
-    """Rebuilds the later values of a block one after the other, as `rebuild_block` documents it."""
+class _BlockRebuilder:
+    """Makes the later values of a block without erased words, one after the other, as `rebuild_block` documents it."""
 
     def __init__(
         self, block: Block, later_values: Sequence[RevisedValue], is_function_word: Callable[[str], bool]
     ) -> None:
         self._is_function_word = is_function_word
-        # The rebuilt values, oldest first.
+        # The new values, oldest first.
         self.values: list[str] = []
-        # The newest rebuilt value; at first the value from before the message.
+        # The newest of them; at first the value from before the message.
         self.value = block.value
         # The words that erased edits have brought in.
         self.tainted_words: set[str] = set()
@@ -115,22 +113,22 @@ class _BlockRebuilding:
         # The lines that an operator or the person wrote.
         self._manual_lines: set[str] = set()
 
-    def add(self, revision: RevisedValue) -> None:
-        """Rebuilds the next value."""
+    def add_value(self, revision: RevisedValue) -> None:
+        """Adds the next value, without erased words."""
         if revision.is_manual and not revision.is_erased:
             self._manual_lines |= _list_new_lines(self._stored_value, revision.value)
-        self.value = self._rebuild(revision)
+        self.value = self._make_value(revision)
         self.values.append(self.value)
         self._stored_value = revision.value
 
-    def _rebuild(self, revision: RevisedValue) -> str:
+    def _make_value(self, revision: RevisedValue) -> str:
         """Returns the value of a revision without the erased words."""
         if revision.restores is not None:
             return self.values[revision.restores]
         if revision.is_clean:
             return revision.value
         if revision.is_erased:
-            return self._rebuild_erased(revision)
+            return self._make_remaining_value(revision)
         if revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
             # Such an edit holds what it adds, so it can be done without the erased part.
             return _reapply_edit(replace(self._block, value=self.value), revision.edit)
@@ -140,7 +138,7 @@ class _BlockRebuilding:
             line for line in revision.value.split("\n") if line in lines_before or not self._may_repeat(line)
         )
 
-    def _rebuild_erased(self, revision: RevisedValue) -> str:
+    def _make_remaining_value(self, revision: RevisedValue) -> str:
         """Returns the remaining text of an erased value, and notes the words that it brought in."""
         new_lines = _list_new_lines(self._stored_value, revision.value)
         staying_lines = {
@@ -158,14 +156,12 @@ class _BlockRebuilding:
         return 2 * repeated_count > len(words) if line in self._manual_lines else repeated_count > 0
 
     def _list_revealing_words(self, text: str) -> set[str]:
-        """Returns the words of a text that can reveal erased text."""
+        """Returns the words of a text that can reveal erased text: all but function words.
+
+        In scripts without capitals each run of letters counts: it may be a part of a word, or several words.
+        """
         return {
-            word
-            for word in list_folded_words(text)
-            if len(word) >= _REVEALING_LETTERS
-            or not word.isascii()
-            or word.isdigit()
-            or not self._is_function_word(word)
+            word for word in list_folded_words(text) if not (word.islower() and self._is_function_word(word))
         }
 
 
@@ -211,29 +207,30 @@ def _is_in_texts(line: str, texts: Collection[str], known_text: str) -> bool:
 
 
 def _with_lines(
-    rebuilt: str, revision: RevisedValue, new_lines: Collection[str], staying: Collection[str]
+    value_before: str, revision: RevisedValue, new_lines: Collection[str], staying_lines: Collection[str]
 ) -> str:
-    """Returns the remaining text of a value with the new lines of the erased value that stay.
+    """Returns a value with the new lines of the next value, an erased one, that stay.
 
     Where one of the new lines goes, the lines that the erased value had replaced come back.
     """
-    value_lines = revision.value.split("\n")
-    if revision.remaining and len(staying) == len(new_lines):
-        lines_before = {*rebuilt.split("\n")}
-        return "\n".join(line for line in value_lines if line in staying or line in lines_before)
-    return "\n".join([*filter(None, [rebuilt]), *(line for line in value_lines if line in staying)])
+    lines = revision.value.split("\n")
+    if revision.remaining and len(staying_lines) == len(new_lines):
+        lines_before = {*value_before.split("\n")}
+        return "\n".join(line for line in lines if line in staying_lines or line in lines_before)
+    return "\n".join([*filter(None, [value_before]), *(line for line in lines if line in staying_lines)])
 
 
-def _may_bring_back(edit: MemoryEdit, tainted: Set[str], value: str) -> bool:
+def _may_bring_back(edit: MemoryEdit, tainted_words: Set[str], value: str) -> bool:
     """Returns whether an edit may bring back erased words.
 
-    An edit may if it has one of these words (`tainted`), or if it overwrites another value than `value`: its model saw
-    that other value.
+    tainted_words: the erased words. An edit that has one of them may bring it back.
+    value: the value of the block. An edit that overwrites another value may bring back any word: its model saw that
+        other value.
     """
     if edit.seen not in (None, digest_seen_value(value)):
         return True
     texts = map(str, orjson.loads(edit.arguments).values())
-    return not tainted.isdisjoint(list_folded_words("\n".join(texts)))
+    return not tainted_words.isdisjoint(list_folded_words("\n".join(texts)))
 
 
 def _reapply_edit(block: Block, edit: MemoryEdit) -> str:
