@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.instructions import cut_memory_section
-from gateway.dialects.responses.native_lists import ClientItems
+from gateway.dialects.responses.native_lists import NoteRemoval
 from gateway.dialects.responses.response_ids import is_gateway_id
 from gateway.run.upstream.outgoing import Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
@@ -149,7 +149,7 @@ class StoredRoute(ForwardedRoute):
         if method not in ("GET", "POST"):
             return None
         if stored_path.lists_items:
-            return ClientItems()
+            return NoteRemoval()
         return cut_memory_section(self.prompts) if stored_path.kind == "responses" else None
 
 

@@ -14,41 +14,54 @@ from gateway.core.prompt.note_text import without_first_note
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.errors import UpstreamReplyBroken
 
-_NOTE_START: Final = b"<memory"
+# Is in the tag of a note, however the upstream escapes "<".
+_TAG_WORD: Final = b"memory"
 _TEXT_PART_TYPE: Final = "input_text"
 
 
-class ClientItems(ReplyChange):
-    """Removes notes from a list of items, of a single item or of a response."""
+class NoteRemoval(ReplyChange):
+    """Removes notes from a page of items, or from a single item."""
 
     def change_body(self, body: bytes) -> bytes:
-        if _NOTE_START not in body:
+        if _TAG_WORD not in body:
             return body
         value, _ = read_json(body)
         if value is None:
             raise UpstreamReplyBroken("The upstream sent a list of items that is no JSON.")
-        client_value = _without_notes(value)
+        client_value = _remove_notes(value)
         return orjson.dumps(client_value) if client_value is not value else body
 
 
-def _without_notes(value: Any) -> Any:
-    """Returns a list or an item without notes; the same object if it has no note."""
-    if not isinstance(value, dict):
-        return value
-    for key, remove_note in (("data", _without_notes), ("content", _remove_part_note)):
-        members = value.get(key)
-        if isinstance(members, list):
-            client_members = list(map(remove_note, members))
-            pairs = list(zip(client_members, members, strict=True))
-            if all(client_member is member for client_member, member in pairs):
-                return value
-            if key == "content" and len(members) > 1:
-                # Before a part that is no text the note was a part of its own, of which nothing is left.
-                client_members = [
-                    client_part for client_part, part in pairs if client_part is part or client_part["text"]
-                ]
-            return {**value, key: client_members}
-    return value
+def _remove_notes(value: Any) -> Any:
+    """Returns a page or an item without notes; the same object if it has no note."""
+    items = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(items, list):
+        return _remove_item_notes(value)
+    client_items = [_remove_item_notes(item) for item in items]
+    return {**value, "data": client_items} if _is_changed(client_items, items) else value
+
+
+def _remove_item_notes(item: Any) -> Any:
+    parts = item.get("content") if isinstance(item, dict) else None
+    if not isinstance(parts, list):
+        return item
+    client_parts = [_remove_part_note(part) for part in parts]
+    if not _is_changed(client_parts, parts):
+        return item
+    if len(parts) > 1:
+        # Before a part that is no text the note was a part of its own, of which nothing is left.
+        client_parts = [
+            client_part
+            for client_part, part in zip(client_parts, parts, strict=True)
+            if client_part is part or client_part["text"]
+        ]
+    return {**item, "content": client_parts}
+
+
+def _is_changed(client_members: list[Any], members: list[Any]) -> bool:
+    return any(
+        client_member is not member for client_member, member in zip(client_members, members, strict=True)
+    )
 
 
 def _remove_part_note(part: Any) -> Any:

@@ -11,10 +11,11 @@ import orjson
 import pytest
 
 from adapters.types import Event
+from gateway.core.prompt.note_text import render_note
 from gateway.core.turn.commands import FINISHED, End
 from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.native import read_native
-from gateway.dialects.responses.native_lists import ClientItems
+from gateway.dialects.responses.native_lists import NoteRemoval
 from gateway.dialects.responses.response_reader import MAX_CONTENT_EVENTS, ResponseReader
 from gateway.run.earlier_replies import EarlierReplies
 
@@ -257,17 +258,26 @@ def test_a_bounded_part_of_a_reply_without_an_end_is_read() -> None:
 def test_a_list_with_half_a_character_is_read() -> None:
     """Upstreams that cut a text by its tokens write such halves."""
     listed = b'{"data":[{"content":[{"type":"input_text","text":"<memory \\ud83d"}]}]}'
-    assert ClientItems().change_body(listed) == listed
+    assert NoteRemoval().change_body(listed) == listed
     ended = b'{"id":"resp_1","background":true,"status":"completed","output":["\\ud83d"]}'
-    end = BackgroundEnd(ClientItems())
+    end = BackgroundEnd(NoteRemoval())
     end.change_body(ended)
     assert end.take_ended() == ("resp_1", ended)
+
+
+@pytest.mark.parametrize("sign", [b"<", b"\\u003c"], ids=["plain", "as Go escapes it"])
+@pytest.mark.parametrize("form", [b"%b", b'{"data":[%b]}'], ids=["an item", "a page"])
+def test_a_note_is_removed_however_its_tag_is_escaped(form: bytes, sign: bytes) -> None:
+    note = render_note([], ["Has a cat."], 0.0, mark="abcdefgh")
+    item = orjson.dumps({"content": [{"type": "input_text", "text": f"{note}Hi"}]})
+    client_item = b'{"content":[{"type":"input_text","text":"Hi"}]}'
+    assert NoteRemoval().change_body(form % item.replace(b"<", sign)) == form % client_item
 
 
 def test_the_end_of_a_response_is_noted_as_it_came_however_deeply_it_is_nested() -> None:
     tools = b"[" * 600 + b"]" * 600
     ended = b'{"id":"resp_1","background":true,"status":"completed","tools":%b}' % tools
     data = b'{"type":"response.completed","response":%b}' % ended
-    end = BackgroundEnd(ClientItems())
+    end = BackgroundEnd(NoteRemoval())
     assert end.change_event(Event(b"data: %b\n\n" % data, data)) == b"data: %b\n\n" % data
     assert end.take_ended() == ("resp_1", ended)
