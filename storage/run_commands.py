@@ -57,8 +57,8 @@ class StepOpen(Struct, frozen=True):
     # The versions of the blocks on which those edits were made, by block.
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     # True if the conversation was a client's conversation, and becomes a stored one.
-    adopts: bool = False
-    # If the step `adopts`: the rows of the exchanges of the path that it continues. Their edits are confirmed.
+    adopts_conversation: bool = False
+    # If `adopts_conversation`: the rows of the exchanges of the continued path. Their edits are confirmed.
     continued: Sequence[int] = ()
     # The exchange that a process left open when it died, in its final form.
     abandoned: Exchange | None = None

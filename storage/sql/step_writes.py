@@ -58,7 +58,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if write.conversation_row is None:
         exchange = replace(exchange, conversation_row=await _begin_conversation(connection, write))
         rev = 0
-    if write.adopts:
+    if write.adopts_conversation:
         await _adopt_conversation(connection, write, rules)
     if write.abandoned is not None:
         await _abandon_step(connection, agent.id, write.abandoned)
@@ -82,7 +82,7 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
 
     The statement of the exchange locks the agent of the exchange.
     """
-    if write.edits.writes or write.adopts or write.reading is not None:
+    if write.edits.writes or write.adopts_conversation or write.reading is not None:
         await connection.lock_sharers(write.agent.id, *_list_read_memories(write.reading))
     elif write.conversation_row is None or write.abandoned is not None or write.replaced is not None:
         await connection.lock(write.agent.id)

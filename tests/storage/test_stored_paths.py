@@ -500,7 +500,7 @@ async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(ope
     assert own.snapshot.conversation is not None
     assert own.snapshot.conversation.last_exchange == 0
     assert [x.depth for x in own.path] == [0, 1]
-    await writer.begin(user("three"), own=own, adopts=True, continued=[own.path[-1].id])
+    await writer.begin(user("three"), own=own, adopts_conversation=True, continued=[own.path[-1].id])
     await writer.finish(assistant("Third."), own.path[-1].path_hash)
     after = await writer.read()
     assert after.snapshot.conversation is not None

@@ -39,8 +39,9 @@ _log = logging.getLogger("mnemogate")
 MAX_STEPS = 10
 # A longer message is cut in its middle, so that a message that fits no window does not block the next ones.
 MESSAGE_CHARS = 200_000
-# The most times that a failed run is tried again, each time with half as much to read.
-_HALVINGS = 3
+# The most times that a batch is made smaller after a failed run: each time the batch may have half as many characters,
+# and each of its messages a quarter as many.
+_MAX_SHRINKS = 3
 # Enough that summaries and learning do not wait for these runs, with fewer connections than clients' runs have.
 LIMITS = WorkerLimits(concurrency=8)
 
@@ -77,14 +78,18 @@ class ReadingRun(Struct, frozen=True):
     job: JobContext
     # The memory that is read.
     memory: Agent
-    # The agent that reads, as a reader of the memory and as a resolved agent.
+    # The agent that reads, as a reader of the memory.
     reader: ReaderEntry
+    # The same agent, as its runs need it.
     resolved: ResolvedAgent
     # The run, with its conversation.
     reading: OpenReading
 
     async def perform(self) -> UnreadBatch | None:
-        """Performs the run to its end. Returns the batch that was read or refused, None if there is no such batch.
+        """Performs the run to its end.
+
+        Returns the batch that was read, or that the model refused; None if the run has failed for another reason, or if
+        nothing was left to read.
 
         Raises: JobFailed, JobPostponed, StoreError.
         """
@@ -102,12 +107,12 @@ class ReadingRun(Struct, frozen=True):
         else:
             await self.services.budget.check(self.memory.scope.project)
             fault = await self._ask_or_fail(batch)
-        ended_run, is_refused = await self._conclude_attempt(fault)
+        current_run, is_refused = await self._conclude_attempt(fault)
         if batch is not None and is_refused:
             batch = await self._shrink_refused(batch)
         await keeper.store.sleeptime_agents.empty_reading(run.agent_row, run.conversation_row)
-        is_read = batch is not None and batch.span.upto > batch.span.cursor
-        return batch if is_read and (is_refused or ended_run.state is RunState.COMPLETED) else None
+        has_messages = batch is not None and batch.span.upto > batch.span.cursor
+        return batch if has_messages and (is_refused or current_run.state is RunState.COMPLETED) else None
 
     async def _ask_or_fail(self, batch: UnreadBatch) -> str:
         """Asks the agent to read. Fails the run if the agent cannot be asked, even later.
@@ -133,7 +138,7 @@ class ReadingRun(Struct, frozen=True):
         greeting now. Otherwise the model may refuse everything, because of its settings or its account: returns None.
         """
         store = self.services.keeper.store
-        if await self._count_failed() < _HALVINGS:
+        if await self._count_failed_runs() < _MAX_SHRINKS:
             return replace(batch, is_more=True)
         if not await store.runs.has_answered(self.reading.run) or not await self._answers_greeting():
             return None
@@ -153,8 +158,9 @@ class ReadingRun(Struct, frozen=True):
             return False
         return True
 
-    async def _count_failed(self) -> int:
-        return await self.services.keeper.store.runs.count_failed_before(self.reading.run, _HALVINGS)
+    async def _count_failed_runs(self) -> int:
+        """Returns how many runs of the agent have failed in a row before this run, `_MAX_SHRINKS` at most."""
+        return await self.services.keeper.store.runs.count_failed_before(self.reading.run, _MAX_SHRINKS)
 
     async def _find_noted_batch(self) -> UnreadBatch | None:
         """Returns the batch that the run noted when it began, without its text; None if the note is gone."""
@@ -174,10 +180,10 @@ class ReadingRun(Struct, frozen=True):
         """
         memory, reader = self.memory, self.reader
         window = self.resolved.spec.context_window
-        failed = await self._count_failed()
+        failed_count = await self._count_failed_runs()
         # With about four characters a token, a batch fills a quarter of the window, and a message at most half of it.
-        batch_chars = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
-        message_chars = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
+        batch_chars = min(BATCH_CHARS, window or BATCH_CHARS) >> failed_count
+        message_chars = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed_count
         unread = await read_unread(self.services.keeper, memory, reader, batch_chars)
         messages = clean_messages(
             unread.messages,
@@ -219,7 +225,7 @@ class ReadingRun(Struct, frozen=True):
     async def _conclude_attempt(self, fault: str) -> tuple[Run, bool]:
         """Counts the tokens of this attempt, and fails a run that has no attempt left.
 
-        Returns the ended run, and whether its model refused to read.
+        Returns the run as it is now, and whether its model refused to read.
 
         fault: the kind of error of the last call; "": the call had no error.
 
@@ -249,7 +255,12 @@ class ReadingRun(Struct, frozen=True):
 async def read_unread(
     keeper: MemoryKeeper, memory: Agent, reader: ReaderEntry, limit_chars: int
 ) -> UnreadMessages:
-    """Returns the next messages of a memory that an agent has not read. Raises: JobFailed if the memory is gone."""
+    """Returns the next messages of a memory that an agent has not read.
+
+    limit_chars: the most characters of messages in one batch, which has one exchange at least.
+
+    Raises: JobFailed if the memory is gone.
+    """
     unread = await keeper.store.readers.find_unread(
         memory.id,
         reader.agent_row,

@@ -254,14 +254,15 @@ def _make_query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     )
 
 
-def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
-    """Returns the write of an open step, before the model is asked.
+def make_open_command(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
+    """Returns the command that stores an open step, before the model is asked.
 
     run: the run that begins with the step; None: the run has begun earlier.
     now: seconds since the epoch.
     """
     conversation, spec = context.snapshot.conversation, context.request.spec
-    adopts = conversation is not None and not conversation.last_exchange
+    # A conversation of a client has no last exchange, since its exchanges are a tree.
+    is_of_client = conversation is not None and not conversation.last_exchange
     return StepOpen(
         agent=context.agent,
         key=DEFAULT_CONVERSATION,
@@ -274,7 +275,7 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         section=prompt.section.sent,
         defaults=spec.own_blocks,
         shared=spec.shared_blocks,
-        adopts=adopts,
-        continued=[context.path[-1].id] if adopts and context.path else (),
+        adopts_conversation=is_of_client,
+        continued=[context.path[-1].id] if is_of_client and context.path else (),
         abandoned=context.abandoned,
     )
