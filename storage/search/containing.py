@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from storage.search.blob import CHUNK, hash_terms
+from storage.search.chunk_rows import list_seqs
 from storage.search.document import PRESENT, ROW_SHIFT
 from storage.search.index import LOW_HALF, Index
-from storage.search.layout import IndexLayout, list_seqs
+from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
 
@@ -40,13 +41,13 @@ def find_containing(
         as are needed. A term that was not read there is passed over, so that messages without it may be returned.
     """
     layout = index.make_layout(tail, range(0))
-    end = min(layout.make_row_range(range(before)).stop, layout.end)
+    end = min(layout.chunk_rows.make_range(range(before)).stop, layout.end)
     rows = {row for row in _find_rows_in_tail(layout, tail, terms) if row < end}
     if index.blob_bytes:
         hashes = [*hash_terms(terms, secret).values()]
         stop = end
         for first_chunk, segment_postings in postings:
-            start = layout.make_row_range(range(first_chunk * CHUNK)).stop
+            start = layout.chunk_rows.make_range(range(first_chunk * CHUNK)).stop
             if start < stop:
                 read = segment_postings.read
                 read_hashes = [term_hash for term_hash in hashes if not index.segments or term_hash in read]
@@ -56,13 +57,13 @@ def find_containing(
                 stop = start
             if sum(row >= stop for row in rows) >= limit:
                 break
-    return list_seqs(sorted(rows, reverse=True)[:limit], layout.chunks)
+    return list_seqs(sorted(rows, reverse=True)[:limit], layout.chunk_rows.chunks)
 
 
 def _find_rows_in_tail(layout: IndexLayout, tail: Tail, terms: Sequence[str]) -> set[int]:
     """Returns the rows of the tail's messages that have all terms."""
     indices_by_term = [{hit >> ROW_SHIFT for hit in tail.terms.get(term, ())} for term in terms]
-    return {layout.tail_rows[index_in_tail] for index_in_tail in set.intersection(*indices_by_term)}
+    return {layout.placed.rows[index_in_tail] for index_in_tail in set.intersection(*indices_by_term)}
 
 
 def _find_rows_in_index(
@@ -73,7 +74,7 @@ def _find_rows_in_index(
 
     first = within.start
     has_all = (np.asarray(layout.flags)[first : within.stop] & PRESENT) > 0
-    has_all[[row - first for row in layout.replaced if row in within]] = False
+    has_all[[row - first for row in layout.placed.replaced if row in within]] = False
     for occurrences in index.list_occurrences(hashes, postings):
         rows = (occurrences & LOW_HALF) >> ROW_SHIFT
         has_term = np.zeros(len(has_all), bool)

@@ -91,7 +91,7 @@ class Index:
     def size_bytes(self) -> int:
         """An estimate of the memory that the index takes, in bytes."""
         number_count = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
-        row_bytes = _LAYOUT_ROW_BYTES + 2 * self.layout.earlier.itemsize
+        row_bytes = _LAYOUT_ROW_BYTES + 2 * self.layout.neighbours.earlier.itemsize
         return _INDEX_BYTES + _OCCURRENCE_BYTES * number_count + row_bytes * len(self.layout.flags)
 
     def put(
@@ -109,7 +109,7 @@ class Index:
         open_blobs = [(chunk, open_blob(data)) for chunk, data in new_blobs.items() if data]
         segment_chunks = [chunk for number in segments for chunk in list_segment_chunks(number)]
         self._make_room([*segment_chunks, *(chunk for chunk, _ in open_blobs)])
-        changed_chunks = [chunk for chunk in new_blobs if chunk in self.layout.positions]
+        changed_chunks = [chunk for chunk in new_blobs if chunk in self.layout.chunk_rows.positions]
         if not changed_chunks and not segment_chunks:
             return
         for chunk in changed_chunks:
@@ -124,7 +124,7 @@ class Index:
         rows = [np.frombuffer(joined_tables, make_document_type()).reshape(-1, CHUNK)]
         rows += [segment.documents.rows for segment in segments.values()]
         self.layout.put_indexed(
-            [self.layout.positions[chunk] for chunk in (*changed_chunks, *segment_chunks)],
+            [self.layout.chunk_rows.positions[chunk] for chunk in (*changed_chunks, *segment_chunks)],
             np.concatenate(rows),
         )
         self._put_occurrences(
@@ -138,7 +138,7 @@ class Index:
         all_chunks, changed_chunks = self._columns
         parts = [_remove_chunks(changed_chunks, is_replaced), occurrences]
         self._changed_chunks = self._changed_chunks.union(chunks)
-        max_changed = min(_MAX_CHANGED_CHUNKS, len(self.layout.chunks) // 4)
+        max_changed = min(_MAX_CHANGED_CHUNKS, len(self.layout.chunk_rows.chunks) // 4)
         if not len(all_chunks) or len(self._changed_chunks) > max_changed:
             parts.append(_remove_chunks(all_chunks, self._make_chunk_mask(self._changed_chunks)))
             self._columns = [_sort_column(parts), make_empty_column()]
@@ -152,8 +152,8 @@ class Index:
     def make_layout(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows. skip: the numbers of messages to leave out."""
         layout = self.layout
-        known_count = len(layout.tail_rows) if tail is layout.tail else 0
-        if new_documents := tail.documents[known_count:]:
+        placed_count = len(layout.placed.rows) if tail is layout.placed.tail else 0
+        if new_documents := tail.documents[placed_count:]:
             self._make_room({compute_chunk(document.seq) for document in new_documents})
         layout.put_tail(tail, skip)
         return layout
@@ -188,7 +188,7 @@ class Index:
         # The numbers that are added to the occurrences of each segment, by its number.
         shifts = np.zeros(max(self.segments) + 1, np.int64)
         for number in self.segments:
-            row = self.layout.positions[list_segment_chunks(number).start] * CHUNK
+            row = self.layout.chunk_rows.positions[list_segment_chunks(number).start] * CHUNK
             shifts[number] = (row - (number << SEGMENT_ROWS_SHIFT)) << ROW_SHIFT
         of_segment = occurrences >> (ROW_SHIFT + SEGMENT_ROWS_SHIFT)
         in_rows: NDArray[np.uint64] = (occurrences + shifts[of_segment]).view(np.uint64)
@@ -202,7 +202,7 @@ class Index:
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows after them move."""
         new_positions = self.layout.make_room(chunks)
-        if len(self.layout.chunks) > _MAX_CHUNKS:
+        if len(self.layout.chunk_rows.chunks) > _MAX_CHUNKS:
             raise OverflowError(f"no index has more than {_MAX_CHUNKS} chunks")
         if new_positions and self.blob_bytes:
             import numpy as np
@@ -224,15 +224,15 @@ class Index:
         """Returns a mask of the layout's chunks, by position: whether a chunk is among the given chunks."""
         import numpy as np
 
-        mask = np.zeros(len(self.layout.chunks), bool)
-        mask[[self.layout.positions[chunk] for chunk in chunks]] = True
+        mask = np.zeros(len(self.layout.chunk_rows.chunks), bool)
+        mask[[self.layout.chunk_rows.positions[chunk] for chunk in chunks]] = True
         return mask
 
     def _list_chunk_occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
         """Returns the occurrences in some chunks, without occurrences of no document, as a damaged chunk may have."""
         import numpy as np
 
-        positions = np.array([self.layout.positions[chunk] for chunk, _ in chunks])
+        positions = np.array([self.layout.chunk_rows.positions[chunk] for chunk, _ in chunks])
         blobs = [blob for _, blob in chunks]
         marked_slots = np.concatenate([blob.marked_slots for blob in blobs])
         # Changed in place, since for a long memory each of these columns takes millions of bytes.

@@ -5,190 +5,97 @@ Pure: values in, columns of numbers out. A layout changes in place with its chun
 
 from __future__ import annotations
 
-import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storage.search.blob import CHUNK
-from storage.search.document import NO_DOCUMENT, PRESENT, USER, DocumentRow
+from storage.search.chunk_rows import ChunkRows
+from storage.search.document import NO_DOCUMENT, DocumentRow
+from storage.search.lengths import Lengths
+from storage.search.neighbours import Neighbours
 from storage.search.tail import Tail
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-
-# The parameters of BM25, with the values that are usual: how soon a repeated word stops counting (k1), and how much the
-# length of a message lowers its score (b).
-_K1 = 1.2
-_B = 0.75
-# BM25 divides how often a term is in a message by that number plus k1 * (1 - b + b * length / mean length), here called
-# the saturation: this is its part without the length, and `IndexLayout.slope` its growth with each term of the message.
-MIN_SATURATION = _K1 * (1 - _B)
-
-# The ranking of the user's turns counts in full if the assistant's turns are 2**3 times as long as the user's, as they
-# are in LongMemEval, where a smaller weight found less.
-_FULL_WEIGHT_LOG2 = 3
 
 _COLUMNS = DocumentRow._fields
 
 
 @dataclass(slots=True)
-class Lengths:
-    """Sums over documents. Lengths are in terms; logarithms have the base 2."""
+class PlacedTail:
+    """A tail whose messages are in rows of the layout."""
 
-    # The number of documents.
-    count: int = 0
-    # The sum of their lengths.
-    length: int = 0
-    # The number of documents that are messages of the user.
-    user_count: int = 0
-    # The sum of the logarithms of the lengths of the user's messages.
-    user_logs: float = 0.0
-    # The sum of the logarithms of the lengths of all other documents.
-    other_logs: float = 0.0
-
-    @classmethod
-    def sum_rows(cls, length: NDArray[np.uint16], flags: NDArray[np.uint8]) -> Lengths:
-        """Returns the sums over some rows; a row without a document has zeros."""
-        import numpy as np
-
-        logs = np.log2(length + 1.0)
-        user_rows = (flags & USER).nonzero()[0]
-        user_logs = float(logs[user_rows].sum())
-        count = int(np.count_nonzero(flags & PRESENT))
-        return cls(count, int(length.sum()), len(user_rows), user_logs, float(logs.sum()) - user_logs)
-
-    def add(self, document: DocumentRow, sign: int = 1) -> None:
-        """Adds a document; with the sign -1 subtracts it."""
-        log = math.log2(document.length + 1)
-        self.count += sign
-        self.length += sign * document.length
-        if document.flags & USER:
-            self.user_count += sign
-            self.user_logs += sign * log
-        else:
-            self.other_logs += sign * log
-
-    def with_replaced(self, old_sums: Lengths, new_sums: Lengths) -> Lengths:
-        """Returns a copy of the sums after a change of some rows.
-
-        old_sums: the sums over these rows before the change.
-        new_sums: the sums over these rows after the change.
-        """
-        count = self.count - old_sums.count + new_sums.count
-        if not count:
-            return Lengths()
-        return Lengths(
-            count,
-            self.length - old_sums.length + new_sums.length,
-            self.user_count - old_sums.user_count + new_sums.user_count,
-            self.user_logs - old_sums.user_logs + new_sums.user_logs,
-            self.other_logs - old_sums.other_logs + new_sums.other_logs,
-        )
-
-    def compute_user_weight(self) -> float:
-        """Returns the weight of the ranking of the user's turns: the greater, the longer the assistant's turns are.
-
-        The typical length is the geometric mean, which a few very long turns do not change much.
-        """
-        other_count = self.count - self.user_count
-        if not self.user_count or not other_count:
-            return 0.0
-        # Rounded, since sums of the same rows in another order differ by a rounding error, which would decide between
-        # equal weights.
-        ratio_log2 = round(self.other_logs / other_count - self.user_logs / self.user_count, 9)
-        return min(max(ratio_log2 / _FULL_WEIGHT_LOG2, 0.0), 1.0)
+    # The messages that the index lacks.
+    tail: Tail = field(default_factory=Tail)
+    # The indices in the tail of messages that are left out, ascending.
+    left_out: list[int] = field(default_factory=list)
+    # The row of each message, by its index in the tail; -1: it is left out.
+    rows: list[int] = field(default_factory=list)
+    # The index's documents of messages that are in the tail as well, by row.
+    replaced: dict[int, DocumentRow] = field(default_factory=dict)
 
 
 class IndexLayout:
-    """Every document by row, 64 rows to a chunk in order, with all columns that do not depend on a query.
+    """Every document by row, with all columns that do not depend on a query.
 
-    Its columns are arrays, which are read one number at a time, or by numpy without a copy. `earlier`, `later`, `slope`
-    and `user_weight` are right once `put_tail` was called.
+    Its columns are arrays, which are read one number at a time, or by numpy without a copy. A query is answered after
+    `put_tail`, which finds the neighbours.
     """
 
     __slots__ = (
-        "_linked", "all_flags", "chunks", "earlier", "end", "flags", "head_length", "later", "left_out",
-        "length", "lengths", "positions", "previous_distance", "replaced", "slope", "tail", "tail_rows", "user_weight",
+        "all_flags", "chunk_rows", "end", "flags", "head_length", "length", "lengths", "neighbours", "placed",
+        "previous_distance",
     )  # fmt: skip
 
-    # The amount that each term of a document adds to the saturation of its terms, next to MIN_SATURATION.
-    slope: float
-    # The weight of the ranking of the user's turns.
-    user_weight: float
-
     def __init__(self) -> None:
-        # The numbers of the chunks that have rows, ascending.
-        self.chunks: list[int] = []
-        # The position in `chunks` of each chunk.
-        self.positions: dict[int, int] = {}
+        # The chunks that have rows.
+        self.chunk_rows = ChunkRows()
         # The fields of `DocumentRow`, by row; zeros: the row has no document.
         self.length = array("H")
         self.previous_distance = array("H")
         self.flags = array("B")
         self.head_length = array("B")
-        # The row of the document before a document in its conversation, by row; -1: there is none.
-        self.earlier = array("h")
-        # The row of the document after a document, by row; -1: there is none. Of several, the last one counts.
-        self.later = array("h")
-        # The messages that the index lacks.
-        self.tail = Tail()
-        # The indices in the tail of messages that are left out.
-        self.left_out: list[int] = []
-        # The row of each message in the tail, by its index there; -1: it is left out.
-        self.tail_rows: list[int] = []
-        # The index's documents of messages that are in the tail as well, by row.
-        self.replaced: dict[int, DocumentRow] = {}
+        # The neighbours of each document.
+        self.neighbours = Neighbours()
+        # The tail whose messages are among the rows.
+        self.placed = PlacedTail()
         # Sums over all rows.
         self.lengths = Lengths()
         # The flags that any row has.
         self.all_flags = 0
-        # The first row after all documents.
+        # The first row after all documents, once `put_tail` was called.
         self.end = 0
-        # The first row with neighbours that are not known.
-        self._linked = 0
-        self._update_weights()
 
-    def make_room(self, chunks: Iterable[int]) -> list[int]:
+    def make_room(self, chunks: Iterable[int]) -> Sequence[int]:
         """Gives rows to chunks that have none. Returns the new positions of the other chunks; []: none has moved."""
-        old_chunks = self.chunks
-        new_chunks = {*chunks}.difference(self.positions)
+        new_chunks = {*chunks}.difference(self.chunk_rows.positions)
         if not new_chunks:
             return []
         self._remove_tail()
-        if old_chunks and old_chunks[-1] < min(new_chunks):
-            self._append(sorted(new_chunks))
+        new_positions = self.chunk_rows.insert(new_chunks)
+        if not new_positions or new_positions[-1] < len(new_positions):
+            self._append_rows(len(new_chunks))
             return []
-        self.chunks = sorted(new_chunks.union(old_chunks))
-        self.positions = {chunk: position for position, chunk in enumerate(self.chunks)}
-        new_positions = [self.positions[chunk] for chunk in old_chunks]
+        import numpy as np
+
         for name in _COLUMNS:
             old_column: array[int] = getattr(self, name)
-            column = array(old_column.typecode, bytes(CHUNK * len(self.chunks) * old_column.itemsize))
-            if old_chunks:
-                import numpy as np
-
-                np.asarray(column).reshape(-1, CHUNK)[new_positions] = np.asarray(old_column).reshape(
-                    -1, CHUNK
-                )
+            row_count = CHUNK * len(self.chunk_rows.chunks)
+            column = array(old_column.typecode, bytes(row_count * old_column.itemsize))
+            by_chunk = np.asarray(column).reshape(-1, CHUNK)
+            by_chunk[new_positions] = np.asarray(old_column).reshape(-1, CHUNK)
             setattr(self, name, column)
-        self._linked = 0
-        has_moved = bool(new_positions) and new_positions[-1] >= len(new_positions)
-        return new_positions if has_moved else []
+        self.neighbours.forget(0)
+        return new_positions
 
-    def _append(self, chunks: Sequence[int]) -> None:
-        """Gives rows to chunks that come after all others."""
-        self.positions.update(
-            zip(chunks, range(len(self.chunks), len(self.chunks) + len(chunks)), strict=True)
-        )
-        self.chunks = [*self.chunks, *chunks]
+    def _append_rows(self, chunk_count: int) -> None:
+        """Adds the empty rows of as many chunks after all other rows."""
         for name in _COLUMNS:
             column: array[int] = getattr(self, name)
-            new_rows = array(column.typecode, bytes(CHUNK * len(chunks) * column.itemsize))
-            setattr(self, name, column + new_rows)
+            setattr(self, name, column + array(column.typecode, bytes(CHUNK * chunk_count * column.itemsize)))
 
     def put_indexed(self, positions: Sequence[int], documents: NDArray[Any]) -> None:
         """Puts documents into the rows of some chunks. documents: the index's present documents, by [chunk, slot]."""
@@ -202,74 +109,66 @@ class IndexLayout:
         new_sums = Lengths.sum_rows(*(columns[name][positions].ravel() for name in ("length", "flags")))
         self.lengths = self.lengths.with_replaced(old_sums, new_sums)
         self.all_flags = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
-        self._linked = min(self._linked, CHUNK * min(positions, default=0))
-        self._update_weights()
+        self.neighbours.forget(CHUNK * min(positions, default=0))
 
     def put_tail(self, tail: Tail, skip: range) -> None:
         """Puts the messages of a tail into their rows, which `make_room` has made. skip: the numbers to leave out."""
         left_out: list[int] = []
-        row_count = len(self.tail_rows)
+        placed_count = len(self.placed.rows)
         if skip and skip.start <= tail.last_seq:  # a request mostly shows the last messages
             left_out = [index for index, message in enumerate(tail.documents) if message.seq in skip]
-        if tail is not self.tail or left_out[: bisect_left(left_out, row_count)] != self.left_out:
+        is_longer = tail is self.placed.tail
+        if not is_longer or left_out[: bisect_left(left_out, placed_count)] != self.placed.left_out:
             self._remove_tail()
-            row_count = 0
-        if self._linked < len(self.flags) or len(self.earlier) < len(self.flags):
-            self._link_neighbours()
-        if row_count == len(tail.documents):
+            placed_count = 0
+        self._link_neighbours()
+        if placed_count == len(tail.documents):
             return
-        self.tail = tail
-        self.left_out = left_out
+        self.placed.tail = tail
+        self.placed.left_out = left_out
         is_linked = True
-        for message, document in zip(tail.documents[row_count:], tail.iterate_rows(row_count), strict=True):
-            seq = message.seq
-            if seq in skip:
-                self.tail_rows.append(-1)
+        documents = tail.iterate_rows(placed_count)
+        for message, document in zip(tail.documents[placed_count:], documents, strict=True):
+            if message.seq in skip:
+                self.placed.rows.append(-1)
                 continue
-            row = self.positions[seq // CHUNK] * CHUNK + seq % CHUNK
+            row = self.chunk_rows.compute_row(message.seq)
             self._put_tail_document(row, document)
             # Messages after this one may still wait for their rows.
             is_linked = is_linked and row >= self.end
             if is_linked:
                 self.end = row + 1
-                earlier_row = (
-                    self._compute_row(seq - document.previous_distance) if document.previous_distance else -1
-                )
-                if earlier_row >= 0 and self.flags[earlier_row]:
-                    self.earlier[row] = earlier_row
-                    self.later[earlier_row] = row
+                if document.previous_distance:
+                    earlier_row = self.chunk_rows.compute_row(message.seq - document.previous_distance)
+                    if earlier_row >= 0 and self.flags[earlier_row]:
+                        self.neighbours.add(row, earlier_row)
         if not is_linked:
-            self._linked = min([row for row in self.tail_rows if row >= 0], default=0)
+            self.neighbours.forget(min(row for row in self.placed.rows if row >= 0))
             self._link_neighbours()
-        self._update_weights()
 
     def _put_tail_document(self, row: int, document: DocumentRow) -> None:
         """Puts a document of the tail into its row, and sets aside the index's document in that row."""
         if self.flags[row]:
-            self.replaced[row] = self._get_document(row)
-            self.lengths.add(self.replaced[row], -1)
+            replaced_document = self._get_document(row)
+            self.placed.replaced[row] = replaced_document
+            self.lengths.add(replaced_document, -1)
         self._put_document(row, document)
         self.lengths.add(document)
-        self.tail_rows.append(row)
+        self.placed.rows.append(row)
         self.all_flags |= document.flags
 
     def _remove_tail(self) -> None:
         """Removes the tail's messages from their rows, and puts back the index's documents."""
-        if not self.tail_rows:
-            return
-        rows = [row for row in self.tail_rows if row >= 0]
-        self._linked = min(self._linked, *rows) if rows else self._linked
-        for row in rows:
+        for row in self.placed.rows:
+            if row < 0:
+                continue
+            self.neighbours.forget(row)
             self.lengths.add(self._get_document(row), -1)
-            indexed_document = self.replaced.get(row)
+            indexed_document = self.placed.replaced.get(row)
             self._put_document(row, indexed_document or NO_DOCUMENT)
             if indexed_document is not None:
                 self.lengths.add(indexed_document)
-        self.tail = Tail()
-        self.left_out = []
-        self.tail_rows = []
-        self.replaced = {}
-        self._update_weights()
+        self.placed = PlacedTail()
 
     def _get_document(self, row: int) -> DocumentRow:
         """Returns the document in a row."""
@@ -281,83 +180,9 @@ class IndexLayout:
         """Puts a document into a row, in place of the row's document."""
         self.length[row], self.previous_distance[row], self.flags[row], self.head_length[row] = document
 
-    def make_row_range(self, seqs: range) -> range:
-        """Returns the rows of the numbers in a range."""
-        return (
-            range(self._compute_first_row(seqs.start), self._compute_first_row(seqs.stop)) if seqs else seqs
-        )
-
-    def _compute_first_row(self, seq: int) -> int:
-        """Returns the row of the smallest number from `seq` on that has a row."""
-        position = bisect_left(self.chunks, seq // CHUNK)
-        return position * CHUNK + (seq % CHUNK if seq // CHUNK in self.positions else 0)
-
-    def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the rows of numbers; -1: the chunk of a number is not there."""
-        import numpy as np
-
-        if self._is_gapless:
-            rows = seqs - self.chunks[0] * CHUNK
-            return np.where((rows >= 0) & (rows < len(self.flags)), rows, -1)
-        chunks, chunk_of_seq = np.array(self.chunks, np.int64), seqs // CHUNK
-        position = np.minimum(chunks.searchsorted(chunk_of_seq), len(chunks) - 1)
-        return np.where(chunks[position] == chunk_of_seq, position * CHUNK + seqs % CHUNK, -1)
-
-    @property
-    def _is_gapless(self) -> bool:
-        """True if each chunk between the first and the last one has rows."""
-        return bool(self.chunks) and self.chunks[-1] - self.chunks[0] == len(self.chunks) - 1
-
-    def _compute_row(self, seq: int) -> int:
-        """Returns the row of a number; -1: the chunk of the number is not there."""
-        position = self.positions.get(seq // CHUNK)
-        return -1 if position is None else position * CHUNK + seq % CHUNK
-
-    def _update_weights(self) -> None:
-        """Computes `slope` and `user_weight` from the sums."""
-        count = max(self.lengths.count, 1)
-        self.slope = _K1 * _B / max(self.lengths.length / count, 1.0)
-        self.user_weight = self.lengths.compute_user_weight()
-
     def _link_neighbours(self) -> None:
-        """Finds the neighbours of the rows from `_linked` on."""
-        # In most memories two bytes hold a row's number.
-        no_neighbour = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
-        first_row = self._linked
-        self._linked = len(self.flags)
-        # All rows are linked again if their numbers need more bytes now, or if fewer than half stay as they are.
-        if no_neighbour.typecode != self.earlier.typecode or first_row < len(self.earlier) // 2:
-            first_row = 0
-        unlinked = no_neighbour * (len(self.flags) - first_row)
-        if first_row:
-            self.earlier, self.later = self.earlier[:first_row] + unlinked, self.later[:first_row] + unlinked
-        else:
-            self.earlier, self.later = unlinked, unlinked[:]
-        self.end = len(self.flags.tobytes().rstrip(b"\0"))
-        if self.end <= first_row and not first_row:
+        """Finds the neighbours that are not known, and the end of the documents."""
+        if self.neighbours.unlinked == len(self.flags):
             return
-        import numpy as np
-
-        earlier, later = np.asarray(self.earlier), np.asarray(self.later)
-        # The later neighbour of a row before `first_row` may be one of the rows to link; then the row may have another
-        # later neighbour before `first_row`.
-        if len(unlinked_rows := (later[:first_row] >= first_row).nonzero()[0]):
-            later[unlinked_rows] = -1
-            start = int(unlinked_rows[0])
-            row = (earlier[start:first_row] >= 0).nonzero()[0] + start
-            later[earlier[row]] = row
-        distance, flags = np.asarray(self.previous_distance), np.asarray(self.flags)
-        row = ((distance[first_row:] > 0) & (flags[first_row:] > 0)).nonzero()[0] + first_row
-        if self._is_gapless:
-            earlier_row = np.maximum(row - distance[row], -1)
-        else:
-            seqs = np.array(self.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
-            earlier_row = self.find_rows(seqs - distance[row])
-        is_there = (earlier_row >= 0) & (flags[earlier_row] > 0)
-        earlier[row[is_there]] = earlier_row[is_there]
-        later[earlier_row[is_there]] = row[is_there]
-
-
-def list_seqs(rows: Iterable[int], chunks: Sequence[int]) -> list[int]:
-    """Returns the numbers of the messages in some rows. chunks: the chunks of the layout."""
-    return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
+        self.end = len(self.flags.tobytes().rstrip(b"\0"))
+        self.neighbours.link(self.chunk_rows, self.previous_distance, self.flags, is_empty=not self.end)

@@ -67,8 +67,8 @@ def collect_occurrences(
     by_term = (
         index.list_occurrences(query.hashes, postings) if query.hashes else [make_empty_column()] * len(terms)
     )
-    if layout.replaced:
-        by_term = remove_rows(by_term, layout.replaced, len(layout.flags))
+    if layout.placed.replaced:
+        by_term = remove_rows(by_term, layout.placed.replaced, len(layout.flags))
     in_tail = _collect_in_tail(layout, terms)
     _drop_all_but_rarest(by_term, in_tail)
     counts = [len(in_index) + len(hits) for in_index, hits in zip(by_term, in_tail, strict=True)]
@@ -92,9 +92,9 @@ def collect_occurrences(
 
 def _collect_in_tail(layout: IndexLayout, terms: Sequence[str]) -> list[Sequence[int]]:
     """Returns the occurrences of each term in the messages of the tail that are not left out."""
-    in_tail: list[Sequence[int]] = [*map(layout.tail.terms.get, terms, repeat(()))]
-    if layout.left_out:
-        rows = layout.tail_rows
+    in_tail: list[Sequence[int]] = [*map(layout.placed.tail.terms.get, terms, repeat(()))]
+    if layout.placed.left_out:
+        rows = layout.placed.rows
         in_tail = [[hit for hit in hits if rows[hit >> ROW_SHIFT] >= 0] for hits in in_tail]
     return in_tail
 
@@ -121,7 +121,7 @@ def _count_speaker_names(
 
     in_index, sizes, in_tail: the occurrences, as in `Occurrences`.
     """
-    length, head, rows = layout.length, layout.head_length, layout.tail_rows
+    length, head, rows = layout.length, layout.head_length, layout.placed.rows
     counts = [
         sum(
             not hit & HEAD and length[tail_row := rows[hit >> ROW_SHIFT]] - head[tail_row] <= _FRAME_TERMS
@@ -161,7 +161,8 @@ def _choose_near_rarest(
             columns[number] = columns[number][is_near[rows]]
         else:
             is_near[rows] = True
-            is_near[np.asarray(layout.earlier)[rows]] = is_near[np.asarray(layout.later)[rows]] = True
+            for side in (layout.neighbours.earlier, layout.neighbours.later):
+                is_near[np.asarray(side)[rows]] = True
     return columns
 
 
@@ -174,7 +175,7 @@ def find_names(
 
     rows: the rows of the messages, best first: only the first names are looked for.
     """
-    has_index, tail_rows, tail = index.blob_bytes > 0, layout.tail_rows, layout.tail
+    has_index, tail_rows, tail = index.blob_bytes > 0, layout.placed.rows, layout.placed.tail
     # The names by their hashes if there is an index to compare with, otherwise by themselves. Of a name that comes from
     # the index only the hash is known.
     names: dict[int | str, str] = {}

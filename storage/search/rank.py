@@ -17,10 +17,11 @@ from storage.fusion import interleave
 from storage.records import VectorSimilarities
 from storage.search import common_words
 from storage.search.blob import hash_terms
+from storage.search.chunk_rows import list_seqs
 from storage.search.common_words import COMMON_SHARE, list_general_shares, measure_rarest_share
 from storage.search.document import ASKS, SLIGHT, USER
 from storage.search.index import Index
-from storage.search.layout import IndexLayout, list_seqs
+from storage.search.layout import IndexLayout
 from storage.search.occurrences import Occurrences, collect_occurrences, find_names
 from storage.search.scores import Scores
 from storage.search.segment import NO_POSTINGS, Postings
@@ -117,19 +118,19 @@ def rank(
         return []
     scores = Scores(layout, similarities)
     scores.add(occurrences)
-    list_best = partial(scores.list_best, layout.make_row_range(skip), only_strong=only_strong)
+    list_best = partial(scores.list_best, layout.chunk_rows.make_range(skip), only_strong=only_strong)
     rows = list_best(max(limit, MAX_HITS) if room else limit)
     if room and (names := _find_names_in_hits(index, layout, rows, scores, query_terms, secret)) is not None:
         scores.add(names)
         rows = _merge_hits(rows, list_best(MAX_HITS))
     if len(rows) > limit:
         rows = _fill_room(rows, layout, limit, room)
-    seqs = list_seqs(rows, layout.chunks)
+    seqs = list_seqs(rows, layout.chunk_rows.chunks)
     if trace is not None:
         trace.hit_seqs = seqs
         trace.has_meaning = similarities is not None
         trace.scores = scores.defer_scores(rows)
-        trace.weak_hits = partial(_make_weak_hits, scores, layout.chunks)
+        trace.weak_hits = partial(_make_weak_hits, scores, layout.chunk_rows.chunks)
     return seqs
 
 
@@ -204,13 +205,13 @@ def find_most_telling(
     are finds as much (38 and 17%), counting its names less (35 and 9%).
     """
     layout = index.make_layout(tail or Tail(), skip)
-    skipped_rows = layout.make_row_range(skip)
+    skipped_rows = layout.chunk_rows.make_range(skip)
     newest_rows = range(max(layout.end - _TELLING_ROWS, 0), layout.end)
     statements, questions = _group_by_conversation(layout, newest_rows, skipped_rows, {})
     newest = max(chain(statements, questions), default=-1)
     leads = questions.get(newest, ())[:1] if newest not in statements else ()
     ranked = dict.fromkeys(chain(leads, _interleave_groups(statements), _interleave_groups(questions)))
-    return list_seqs([*ranked][:limit], layout.chunks)
+    return list_seqs([*ranked][:limit], layout.chunk_rows.chunks)
 
 
 def find_around(
@@ -231,23 +232,25 @@ def find_around(
     skip: the numbers of messages to leave out.
     """
     layout = index.make_layout(tail or Tail(), skip)
-    seq_rows = layout.make_row_range(range(seq, seq + 1))
+    seq_rows = layout.chunk_rows.make_range(range(seq, seq + 1))
     if not seq_rows or seq_rows.start >= layout.end:
         return []
     row = seq_rows.start
     # Looking back, the message itself is the newest row of its own conversation.
-    newest_of = {layout.earlier[row]: row} if looks_back and layout.earlier[row] >= 0 else {}
+    earlier_row = layout.neighbours.earlier[row]
+    newest_of = {earlier_row: row} if looks_back and earlier_row >= 0 else {}
     rows = (
         range(max(row - _TELLING_ROWS, 0), row)
         if looks_back
         else range(row + 1, min(row + 1 + _TELLING_ROWS, layout.end))
     )
-    statements = _group_by_conversation(layout, rows, layout.make_row_range(skip), newest_of).statements
+    skipped_rows = layout.chunk_rows.make_range(skip)
+    statements = _group_by_conversation(layout, rows, skipped_rows, newest_of).statements
     own_conversation = row if looks_back else newest_of.get(row)
     if own_conversation in statements:
         statements[own_conversation].sort(reverse=looks_back)
     nearest = sorted(statements.values(), key=(lambda group: -max(group)) if looks_back else min)
-    return list_seqs(interleave(nearest)[:limit], layout.chunks)
+    return list_seqs(interleave(nearest)[:limit], layout.chunk_rows.chunks)
 
 
 class _UserRows(NamedTuple):
@@ -269,7 +272,7 @@ def _group_by_conversation(
 
     newest_of: row -> the newest row of its conversation, for rows that are still to be met; is changed.
     """
-    head, flags, earlier = layout.head_length, layout.flags, layout.earlier
+    head, flags, earlier = layout.head_length, layout.flags, layout.neighbours.earlier
     statements: dict[int, list[int]] = {}
     questions: dict[int, list[int]] = {}
     for row in reversed(rows):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.records import VectorSimilarities
 from storage.search.document import ASKS, COUNTED_TERM, FREQUENCY, HEAD, PRESENT, ROW_SHIFT, SLIGHT, USER
-from storage.search.layout import MIN_SATURATION, IndexLayout
+from storage.search.layout import IndexLayout
+from storage.search.lengths import MIN_SATURATION
 from storage.search.measures import (
     AFTER_FACTOR,
     ANSWER_FACTOR,
@@ -248,7 +249,7 @@ class Scores:
         import numpy as np
 
         in_tail = np.array([*chain.from_iterable(occurrences.in_tail)], np.int64)
-        tail_rows = np.array(self._layout.tail_rows, np.int64)
+        tail_rows = np.array(self._layout.placed.rows, np.int64)
         in_tail = tail_rows[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & COUNTED_TERM
         packed = np.concatenate((occurrences.in_index, in_tail), dtype=np.int64)
         # The index has occurrences of each term, and the tail.
@@ -268,7 +269,7 @@ class Scores:
         cell_bins = bins[cells.bin_index]
         length = lengths[cells.bin_index]
 
-        saturation = length * layout.slope + MIN_SATURATION  # of BM25 (layout.py)
+        saturation = length * layout.lengths.slope + MIN_SATURATION  # of BM25 (lengths.py)
         bin_count = len(self._rows)
         in_ranking, in_bounds, costs, usual_lengths = map(
             np.array, (weights.in_ranking, weights.in_bounds, weights.length_costs, weights.usual_lengths)
@@ -300,7 +301,10 @@ class Scores:
         rows = [head_rows[:0]]
         indices = [head_rows[:0]]
         parts = [np.empty(0)]
-        for side, question_factor in ((layout.earlier, 0.0), (layout.later, ANSWER_FACTOR)):
+        for side, question_factor in (
+            (layout.neighbours.earlier, 0.0),
+            (layout.neighbours.later, ANSWER_FACTOR),
+        ):
             next_row = np.asarray(side)
             index = np.arange(len(head_rows))
             target = next_row[head_rows]
@@ -357,7 +361,7 @@ class Scores:
                 if column is not None:
                     column[positions] = 0.0
         vector_weight = self._weigh_vectors(share, flags)
-        ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
+        ranking = _Ranking(rows, score, outstanding, flags & USER, layout.lengths.user_weight, vector_weight)
         self._ranking = ranking
         best_by_words = _compute_max(score)
         strong_by_vector = None
@@ -402,7 +406,8 @@ class Scores:
         """Returns whether rows and their neighbours have more than one term of the query, between them."""
         import numpy as np
 
-        earlier, later = np.asarray(self._layout.earlier)[rows], np.asarray(self._layout.later)[rows]
+        earlier = np.asarray(self._layout.neighbours.earlier)[rows]
+        later = np.asarray(self._layout.neighbours.later)[rows]
         is_near = np.zeros(self._total + 1, bool)  # after the rows comes one for missing neighbours
         is_near[rows] = is_near[earlier] = is_near[later] = True
         is_there = is_near[np.concatenate(self._occurrence_rows)]
@@ -510,7 +515,7 @@ def _lower_small_talk(
     all_flags = np.append(np.asarray(layout.flags), np.uint8(0))
     score = np.zeros(len(layout.flags) + 1)
     score[rows] = fused
-    earlier_rows = np.asarray(layout.earlier)[rows[slight]]
+    earlier_rows = np.asarray(layout.neighbours.earlier)[rows[slight]]
     is_answer = (all_flags[earlier_rows] & ASKS) > 0
     fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * score[earlier_rows]), 0.0)
 
@@ -581,7 +586,7 @@ def _measure_vectors_by_row(layout: IndexLayout, similarities: VectorSimilaritie
 
     flags = np.asarray(layout.flags)
     outstanding, beyond = np.zeros(len(flags)), np.zeros(len(flags))
-    row = layout.find_rows(similarities.seqs)
+    row = layout.chunk_rows.find_rows(similarities.seqs)
     is_indexed = (row >= 0) & ((flags[row] & PRESENT) > 0)
     row, similarity = row[is_indexed], similarities.similarity[is_indexed]
     asks = (flags[row] & ASKS) > 0

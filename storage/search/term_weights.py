@@ -11,7 +11,7 @@ from math import hypot, log
 from msgspec import Struct
 
 from storage.search.common_words import MAX_NAMING_SHARE
-from storage.search.layout import Lengths
+from storage.search.lengths import Lengths
 from storage.search.tokens import find_word_parts, is_pair, is_unspaced
 
 # How common a word is, is counted in the memory's messages together with as many messages of people in general, at
