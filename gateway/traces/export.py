@@ -11,7 +11,7 @@ import http.client
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from adapters.reply_headers import read_retry_after
 from gateway.metrics import Counter
@@ -65,24 +66,28 @@ class Exporter:
     ) -> None:
         """Makes the exporter; it connects with the first request.
 
-        exported, dropped: count spans.
-        pause: waits for a number of seconds, or less if the gateway stops.
+        otlp: the collector's address and headers.
+        exported: the counter of the spans that the collector has taken.
+        dropped: the counter of the other spans, by reason.
+        pause: the function that waits for a number of seconds, or less if the gateway stops.
         """
         self._otlp = otlp
         self._url = urlsplit(otlp.endpoint)
-        self._exported, self._dropped = exported, dropped
+        self._exported = exported
+        self._dropped = dropped
         self._pause = pause
+        # The open connection; None: no connection is open.
         self._connection: http.client.HTTPConnection | None = None
+        # True if the last spans were not sent.
         self._has_failed = False
-        # When the last request has to end, by `time.monotonic`; None: the gateway is not stopping.
+        # The time, by `time.monotonic`, at which the last request has to end; None: the gateway is not stopping.
         self.ends_at: float | None = None
 
     def send(self, request: ExportTraceServiceRequest) -> None:
         """Sends spans, and drops what cannot be sent."""
-        spans = request.resource_spans[0].scope_spans[0].spans
-        count = len(spans)
+        count = len(_get_spans(request))
         try:
-            rejected = self._send_patiently(request)
+            rejected_count = min(count, self._send_patiently(request))
         except _Refusal as refusal:
             if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
                 self._send_halves(request)
@@ -90,10 +95,9 @@ class Exporter:
             self._dropped.inc("refused" if refusal.is_final else "unreachable", by=count)
             self._report(refusal.status)
             return
-        rejected = min(rejected, count)
-        if rejected:
-            self._dropped.inc("refused", by=rejected)
-        self._exported.inc(by=count - rejected)
+        if rejected_count:
+            self._dropped.inc("refused", by=rejected_count)
+        self._exported.inc(by=count - rejected_count)
         if self._has_failed:
             self._has_failed = False
             _log.info("Traces are exported again.")
@@ -106,13 +110,11 @@ class Exporter:
 
     def _send_halves(self, request: ExportTraceServiceRequest) -> None:
         """Sends spans that are too many for one request in two."""
-        spans = request.resource_spans[0].scope_spans[0].spans
-        middle = len(spans) // 2
-        for part in (slice(0, middle), slice(middle, None)):
+        middle = len(_get_spans(request)) // 2
+        for other_half in (slice(middle, None), slice(0, middle)):
             half = ExportTraceServiceRequest()
             half.CopyFrom(request)
-            del half.resource_spans[0].scope_spans[0].spans[:]
-            half.resource_spans[0].scope_spans[0].spans.extend(spans[part])
+            del _get_spans(half)[other_half]
             self.send(half)
 
     def _send_patiently(self, request: ExportTraceServiceRequest) -> int:
@@ -195,6 +197,11 @@ class Exporter:
         self._has_failed = True
         why = f"answers {status}" if status else "cannot be reached"
         _log.warning("Traces are not exported: the collector at %s %s.", self._url.hostname, why)
+
+
+def _get_spans(request: ExportTraceServiceRequest) -> MutableSequence[Span]:
+    """Returns the spans of a request, which are all of one scope."""
+    return request.resource_spans[0].scope_spans[0].spans
 
 
 def _read_rejected(body: bytes) -> int:
