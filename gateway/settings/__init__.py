@@ -427,13 +427,13 @@ class DeploymentSettings(Table, frozen=True):
 
 
 class PriceSettings(Table, frozen=True):
-    """The price of a million tokens.
+    """The price of a million tokens."""
 
-    cached: the price of input that the upstream has in its cache; None: the price of other input.
-    """
-
+    # The price of input.
     input: Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
+    # The price of output.
     output: Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
+    # The price of input that the upstream has read from its cache; None: the price of other input.
     cached: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] | None = None
 
 

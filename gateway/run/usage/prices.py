@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.core.usage.price import Price
-from gateway.settings import Settings
+from gateway.settings import PriceSettings, Settings
 
 # Returns the price of an upstream's model, given the names of both; None: the model has no price.
 FindPrice = Callable[[str, str], Price | None]
 
 
 def make_price_finder(settings: Settings) -> FindPrice:
-    """Returns the function that finds a model's price in the settings."""
+    """Returns the function that finds a model's price in the settings: of several prices the first."""
     prices: dict[tuple[str, str], Price] = {}
     priced_aliases = [
-        (alias, Price(each.input, each.output, each.input if each.cached is None else each.cached))
-        for alias in settings.models
-        if (each := alias.prices) is not None
+        (alias, _make_price(alias.prices)) for alias in settings.models if alias.prices is not None
     ]
     for alias, price in priced_aliases:
         prices.setdefault((alias.upstream or settings.upstreams[0].name, alias.model), price)
@@ -26,7 +24,13 @@ def make_price_finder(settings: Settings) -> FindPrice:
     # A caller may ask any upstream for the model of an alias that names no upstream.
     named_models = {(alias.upstream, alias.model) for alias in settings.models}
     for alias, price in priced_aliases:
-        for upstream in settings.upstreams if alias.upstream is None else ():
-            if (upstream.name, alias.model) not in named_models:
-                prices.setdefault((upstream.name, alias.model), price)
+        if alias.upstream is None:
+            for upstream in settings.upstreams:
+                if (upstream.name, alias.model) not in named_models:
+                    prices.setdefault((upstream.name, alias.model), price)
     return lambda upstream, model: prices.get((upstream, model))
+
+
+def _make_price(settings: PriceSettings) -> Price:
+    cached = settings.input if settings.cached is None else settings.cached
+    return Price(settings.input, settings.output, cached)
