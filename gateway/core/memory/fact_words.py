@@ -43,11 +43,13 @@ def make_fact_key(text: str) -> str:
 
 
 def list_distinctive_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
-    """Returns the words that distinguish a text from others, without their endings, and the numbers.
+    """Returns the words that distinguish a text from others, without their endings, and the numbers and codes.
 
     left_out: the words that do not count.
     """
     words = (w for w in list_folded_words(text) if w not in _SMALL and w not in left_out)
     return frozenset(
-        w if w[-1].isdecimal() else stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit()
+        w if any(map(str.isdecimal, w)) else stem(w)
+        for w in words
+        if len(w) > 2 or not w.isascii() or w.isdigit()
     )

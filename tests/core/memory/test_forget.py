@@ -188,6 +188,7 @@ GONE = RevisedValue("has a cat\nlikes tea", is_erased=True)
         # the lines stay that the question says as well, whatever the reply said of it
         ([replace(GONE, remaining=["I like tea."])], "has a cat\nlikes tea"),
         ([replace(GONE, remaining=["My brother's favourite tea?"])], "has a cat"),
+        ([RevisedValue("Code 4711B", is_erased=True, remaining=["Code 4711A"])], "has a cat"),
         (
             [
                 RevisedValue(
