@@ -33,6 +33,7 @@ _RETRY_WINDOW_S = 600.0
 class EarlierSend(Struct, frozen=True):
     """An earlier send, and its run."""
 
+    # The run that answers the earlier send.
     run: Run
     # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
@@ -45,6 +46,7 @@ class EarlierSend(Struct, frozen=True):
 class _EndedRun(Struct, frozen=True):
     """A run that has ended."""
 
+    # The run in its final state.
     run: Run
     # The exchanges of the run's steps. If the run is completed, the exchange with its last results follows.
     exchanges: tuple[Exchange, ...]

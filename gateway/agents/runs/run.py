@@ -158,6 +158,7 @@ class RunResult(Struct, frozen=True):
 
     # The run in its final state.
     run: Run
+    # The agent of the run.
     agent: Agent
     # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
@@ -171,8 +172,13 @@ class RunResult(Struct, frozen=True):
     last_counts: TokenCounts = field(default_factory=TokenCounts)
 
 
-def make_reading_run(reader_row: int, memory_row: int, now: float) -> RunAccept:
-    """Returns a new run of a sleeptime agent that reads a memory, to be accepted."""
+def make_reading_command(reader_row: int, memory_row: int, now: float) -> RunAccept:
+    """Returns the command that accepts a new run of a sleeptime agent, which reads a memory.
+
+    reader_row: the row of the sleeptime agent's own memory.
+    memory_row: the row of the memory that is read.
+    now: seconds since the epoch.
+    """
     run = Run.make_draft(new_uid(), now, agent_row=reader_row, background=True)
     return RunAccept(
         run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, read_memory_row=memory_row
@@ -236,7 +242,7 @@ def clean_message(message: WireMessage, window: int | None) -> WireMessage:
 
 
 def cut_to_window(result: WireMessage, window: int | None) -> WireMessage:
-    """Returns a result of one of the client's tools, cut to the window as results of the gateway's tools are.
+    """Returns a copy of a result of a client's tool, cut to the window as results of the gateway's tools are.
 
     window: the size of the model's context window in tokens; None: the size is not known, and nothing is cut.
     """

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.runs.run import make_reading_run
+from gateway.agents.runs.run import make_reading_command
 from gateway.agents.runs.step_edits import StepEdits
 from gateway.agents.runs.step_result import UPSTREAM_FAULTS, StepResult, choose_end, number_results
 from gateway.agents.runs.stored_conversation import (
@@ -278,7 +278,7 @@ class RunMemory:
         if not any(is_user(message) for step in exchanges for message in step.inputs):
             return []
         due = [each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every]
-        return [make_reading_run(reader.agent_row, self.context.agent.id, now) for reader in due]
+        return [make_reading_command(reader.agent_row, self.context.agent.id, now) for reader in due]
 
     def _make_exchange(self, exchange: Exchange, prompt: Prompt, result: StepResult) -> Exchange:
         """Returns the exchange of a step with its reply."""

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from gateway.agents.core.sleeptime_agent import SLEEP_JOB
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.reading_run import LIMITS, ReadingRun, ReadingServices, UnreadBatch, read_unread
-from gateway.agents.runs.run import make_reading_run
+from gateway.agents.runs.run import make_reading_command
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean_messages
 from gateway.run.background.job_context import JobContext
@@ -127,7 +127,7 @@ class SleeptimeJobs:
         is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
         if not is_due or not await self._skip_messages_without_words(job, memory, reader):
             return None
-        command = replace(make_reading_run(reader.agent_row, memory.id, self._now()), kind="")
+        command = replace(make_reading_command(reader.agent_row, memory.id, self._now()), kind="")
         await job.commit(self._store.sleeptime_agents.make_accept_effect(command))
         return await self._store.sleeptime_agents.find_reading(reader.agent_row)
 

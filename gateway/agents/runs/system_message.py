@@ -76,7 +76,9 @@ class SystemMessageRenderer(Struct, frozen=True):
             spec = await self.registry.resolver.with_conversation_settings(project, conversation_name, spec)
         text = (await self.agent_runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest: Page[int] = Page(limit=1, newest_first=False)
-        first = await self.store.messages.list_page(agent.id, oldest, conversation_row=conversation_row)
+        first_exchanges = await self.store.messages.list_page(
+            agent.id, oldest, conversation_row=conversation_row
+        )
         # Imported messages may be older than the agent here, so the date of the first message counts.
-        at = first[0].exchange.begun - _BEFORE_S if first else began_at
+        at = first_exchanges[0].exchange.begun - _BEFORE_S if first_exchanges else began_at
         return SystemMessage(make_system_id(agent, conversation_name), text, at, conversation_name)

@@ -209,10 +209,10 @@ class BackgroundRuns:
                 agent.scope.project, agent.uid, conversation_name, model=request.model, system=request.system
             )
             run_request = request.make_run_request(resolved, conversation_name, attempt.open_run.forwarded)
-            replaced = (
+            replaced_run = (
                 await self._store.runs.find_run(agent.id, request.replaces) if request.replaces else None
             )
-            accepted = AcceptedRun(run, request.encode(includes_messages=False), attempt.job, replaced)
+            accepted = AcceptedRun(run, request.encode(includes_messages=False), attempt.job, replaced_run)
             await self._agent_runs.perform_accepted(run_request, accepted, attempt.ticket, choose_view, sink)
         except (MessageGone, NotFound):
             await self._fail(run, _REQUEST_GONE, attempt.job)

@@ -1,6 +1,6 @@
-"""The background runs of this process that have not ended, and the queue tickets reserved for them.
+"""The background runs of this process that have not ended, and their reservations of tickets in queues.
 
-open_run = open_runs.add(uid, queue)                  # WAITING, with a ticket in the queue of its conversation
+open_run = open_runs.add(uid, queue)                  # WAITING, with a reservation in the queue of its conversation
 reservation = open_runs.begin(open_run)               # QUEUED
 ticket = await open_runs.wait(open_run, reservation)  # PERFORMED, first in its conversation
 open_runs.put_back(open_run, reservation)             # WAITING again, still first
@@ -25,15 +25,15 @@ class RunPhase(Enum):
     """The progress of a run in this process."""
 
     ACCEPTING = "accepting"  # its row is being written
-    WAITING = "waiting"  # on disk, with a ticket; its job has not begun, or will begin again
+    WAITING = "waiting"  # on disk, with a reservation; its job has not begun, or will begin again
     QUEUED = "queued"  # its job has begun, and waits until the conversation is free
     PERFORMED = "performed"  # its job runs and holds the conversation
-    STOPPED = "stopped"  # its job has failed and given up the ticket; it may begin again
+    STOPPED = "stopped"  # its job has failed and given up the reservation; it may begin again
     ENDED = "ended"  # it has an end, and is no longer among the open runs
 
 
-# The phases of a run for which a ticket is reserved.
-_WITH_TICKET = (RunPhase.ACCEPTING, RunPhase.WAITING)
+# The phases of a run that counts among the reservations of its queue.
+_WITH_RESERVATION = (RunPhase.ACCEPTING, RunPhase.WAITING)
 
 
 @dataclass(eq=False, slots=True)
@@ -57,15 +57,15 @@ class OpenRun:
 class OpenRuns:
     """The open runs of a process, by uid.
 
-    A ticket belongs to a conversation rather than to a run: jobs may begin in another order than their runs were
-    accepted in, and the first to begin takes the first ticket. A conversation has one ticket for each run whose phase
-    is in `_WITH_TICKET`.
+    A reservation belongs to a queue rather than to a run: jobs may begin in another order than their runs were accepted
+    in, and the first job takes the first reservation. A queue has one reservation for each run with a phase of
+    `_WITH_RESERVATION`.
     """
 
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
         self._runs: dict[str, OpenRun] = {}
-        self._tickets: dict[QueueName, deque[Reservation]] = {}
+        self._reservations: dict[QueueName, deque[Reservation]] = {}
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -85,9 +85,13 @@ class OpenRuns:
         forwarded: Forwarded | None = None,
         phase: RunPhase = RunPhase.WAITING,
     ) -> OpenRun:
-        """Adds a run and reserves a ticket for it. A run that is performed already needs no ticket."""
+        """Adds a run and reserves a ticket for it, unless the run is performed already.
+
+        forwarded: headers and fields of its request that are passed to the upstream; None: this process has none.
+        phase: the progress of the run.
+        """
         if phase is not RunPhase.PERFORMED:
-            self._tickets.setdefault(queue, deque()).append(self._queues.reserve(queue))
+            self._reservations.setdefault(queue, deque()).append(self._queues.reserve(queue))
         run = self._runs[uid] = OpenRun(uid, queue, phase, forwarded or Forwarded())
         return run
 
@@ -97,13 +101,13 @@ class OpenRuns:
             run.phase = RunPhase.WAITING
 
     def begin(self, run: OpenRun) -> Reservation:
-        """Returns the first ticket of the run's conversation for its job, which has begun."""
-        tickets = self._tickets.setdefault(run.queue, deque())
-        if run.phase not in _WITH_TICKET:
-            # For the run that loses the first ticket to this run.
-            tickets.append(self._queues.reserve(run.queue))
+        """Takes the first reservation of a run's queue for the run's job, which has begun."""
+        reservations = self._reservations.setdefault(run.queue, deque())
+        if run.phase not in _WITH_RESERVATION:
+            # For the run that loses the first reservation to this run.
+            reservations.append(self._queues.reserve(run.queue))
         run.phase = RunPhase.QUEUED
-        return self._pop_ticket(run.queue)
+        return self._pop_reservation(run.queue)
 
     async def wait(self, run: OpenRun, reservation: Reservation) -> QueueTicket | None:
         """Waits until a run is first in its conversation. Returns its ticket; None if the run was closed meanwhile.
@@ -124,38 +128,38 @@ class OpenRuns:
         return entering.result()
 
     def stop(self, run: OpenRun) -> None:
-        """Notes that the job of a run is over, for now or for good, unless its ticket was put back."""
+        """Notes that the job of a run is over, for now or for good, unless its reservation was put back."""
         if run.phase in (RunPhase.QUEUED, RunPhase.PERFORMED):
             run.phase = RunPhase.STOPPED
 
     def put_back(self, run: OpenRun, reservation: Reservation) -> None:
-        """Gives back the ticket of a job that will be tried again, so that its run stays first in the queue.
+        """Puts back the reservation of a job that will be tried again, so that its run stays first in the queue.
 
-        If the run has ended meanwhile, the ticket is dropped.
+        If the run has ended meanwhile, the reservation is dropped.
         """
         if run.phase is RunPhase.ENDED:
             reservation.drop()
         else:
             run.phase = RunPhase.WAITING
-            self._tickets.setdefault(run.queue, deque()).appendleft(reservation)
+            self._reservations.setdefault(run.queue, deque()).appendleft(reservation)
 
     def close(self, run: OpenRun) -> None:
         """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
 
-        If the run has a ticket, the newest of the conversation is dropped.
+        If the run counts among the reservations of its queue, the newest of these is dropped.
         """
         if run.phase is RunPhase.ENDED:
             return
-        if run.phase in _WITH_TICKET:
-            self._pop_ticket(run.queue, takes_newest=True).drop()
+        if run.phase in _WITH_RESERVATION:
+            self._pop_reservation(run.queue, takes_newest=True).drop()
         run.phase = RunPhase.ENDED
         del self._runs[run.uid]
         run.end_event.set()
 
-    def _pop_ticket(self, queue: QueueName, *, takes_newest: bool = False) -> Reservation:
-        """Removes the first ticket of a queue, or its newest, and returns it."""
-        tickets = self._tickets[queue]
-        ticket = tickets.pop() if takes_newest else tickets.popleft()
-        if not tickets:
-            del self._tickets[queue]
-        return ticket
+    def _pop_reservation(self, queue: QueueName, *, takes_newest: bool = False) -> Reservation:
+        """Removes the first reservation of a queue, or its newest, and returns it."""
+        reservations = self._reservations[queue]
+        reservation = reservations.pop() if takes_newest else reservations.popleft()
+        if not reservations:
+            del self._reservations[queue]
+        return reservation

@@ -18,7 +18,7 @@ from storage.errors import NotFound
 from storage.listing import RunEntry
 from storage.run_records import Run, RunState
 
-_PAGE = 1000  # runs that one read returns
+_PAGE = 1000  # the most runs that one read returns
 
 
 class RunRecovery(Struct, frozen=True):
@@ -37,13 +37,13 @@ class RunRecovery(Struct, frozen=True):
 
         Raises: StoreError, after which it may be called again.
         """
-        dropped = []
+        jobless_runs = []
         async for entry, has_job in self._list_open_runs():
             if not has_job:
-                dropped.append(entry.run)
+                jobless_runs.append(entry.run)
             elif self.open_runs.find(entry.run.uid) is None:  # otherwise the job has begun already
                 self.open_runs.add(entry.run.uid, QueueName(entry.agent_uid, entry.conversation_name))
-        for run in dropped:
+        for run in jobless_runs:
             await fail_run(self.keeper.store, run, ABANDONED_ERROR, self.keeper.now())
         # Lets each reservation enter its queue.
         await asyncio.sleep(0)
@@ -54,7 +54,7 @@ class RunRecovery(Struct, frozen=True):
             return
         open_uids = {run.uid for run in self.open_runs if run.phase is not RunPhase.ACCEPTING}
         for uid in open_uids - await self.cancel_jobless():
-            run = await self._find(uid)
+            run = await self._find_run(uid)
             open_run = self.open_runs.find(uid)  # None if the run has ended meanwhile
             if run is None and open_run is not None:
                 self.logs.close_deleted(open_run)
@@ -65,31 +65,33 @@ class RunRecovery(Struct, frozen=True):
                 self._close_ended(uid)
 
     async def cancel_jobless(self) -> Set[str]:
-        """Cancels the runs of all processes whose job an operator has dropped. Returns the uids of all open runs.
+        """Cancels the runs of all processes that have no job, since an operator has dropped it.
+
+        Returns the uids of the runs that had not ended before.
 
         Raises: StoreError.
         """
         stored_uids: set[str] = set()
-        dropped = []
+        jobless_runs = []
         async for entry, has_job in self._list_open_runs():
             stored_uids.add(entry.run.uid)
             if not has_job:
-                dropped.append(entry.run)
-        for run in dropped:
+                jobless_runs.append(entry.run)
+        for run in jobless_runs:
             await self.live_runs.cancel(run)
         return stored_uids
 
     async def _list_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
         """Yields the runs of all processes that have not ended, and whether each has a job. Raises: StoreError."""
-        after, is_all = 0, False
-        while not is_all:
+        after, is_last_page = 0, False
+        while not is_last_page:
             page = await self.keeper.store.runs.list_open_background(after=after, limit=_PAGE)
             for entry, has_job in page:
                 after = entry.run.id
                 yield entry, has_job
-            is_all = len(page) < _PAGE
+            is_last_page = len(page) < _PAGE
 
-    async def _find(self, uid: str) -> Run | None:
+    async def _find_run(self, uid: str) -> Run | None:
         """Returns a run, or None if its agent or its conversation was deleted."""
         try:
             return (await self.keeper.store.runs.get(None, uid)).run
