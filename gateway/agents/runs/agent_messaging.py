@@ -294,9 +294,7 @@ class AgentMessaging:
             error_text = f"there is no agent {ids.make_id('agent', recipient.uid)!r}"
             return recipient.make_failure(AnswerFailure.MISSING, error_text)
         except (GatewayError, StoreError) as error:
-            return recipient.make_failure(
-                AnswerFailure.FAILED, f"{name} cannot get the message: {error.message}"
-            )
+            return recipient.make_failure(AnswerFailure.FAILED, f"{name} got no message: {error.message}")
         return recipient.make_answer()
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
