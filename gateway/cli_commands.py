@@ -26,7 +26,7 @@ from gateway.run.admin import outcome_text, printed, record_lists
 from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone
-from gateway.run.admin.streams import open_input, open_output, split_lines
+from gateway.run.admin.streams import open_input, open_output, read_line_pages
 from gateway.settings import Settings
 from gateway.settings.load import load_settings
 from gateway.settings.value_syntax import POSTGRES
@@ -314,7 +314,7 @@ class Commands:
         read_bytes = 0
         file_size = os.path.getsize(path) if path and os.path.isfile(path) else None
         with Progress("Importing", "bytes") as progress, open_input(path) as file:
-            for lines in split_lines(file):
+            for lines in read_line_pages(file):
                 page = {**arguments, "lines": lines, "line": line_number, "at": position}
                 position = self.perform("memory-import", page)["at"]
                 line_number += len(lines)

@@ -31,14 +31,19 @@ class ClientReply:
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, send_timeout_s: float) -> None:
+        """Takes a request that is to be answered. send_timeout_s: the seconds for which the client may read nothing."""
         self._presence = Presence()
         self.has_started = False
-        self.ended = False
+        # True once the end of the body is being sent.
+        self._has_ended = False
         self._receive = receive
         self._send = send
         self._send_timeout_s = send_timeout_s
+        # The head, until it is sent.
         self._head: dict[str, Any] | None = None
+        # The task that watches `receive`; None: the connection reports that the client has left.
         self._watcher: asyncio.Task[None] | None = None
+        # The client's connection; None: another server than the gateway's own has accepted it.
         self._connection = find_connection(scope)
 
     def __enter__(self) -> ClientReply:
@@ -99,7 +104,7 @@ class ClientReply:
                 await self._send(head)
             if not more_body:
                 # Before the send, because uvicorn wakes the watcher from inside it: this end is not a client that left.
-                self.ended = True
+                self._has_ended = True
             await self._send({"type": "http.response.body", "body": body, "more_body": more_body})
         finally:
             if timer is not None:
@@ -111,5 +116,5 @@ class ClientReply:
         self._lose_client()
 
     def _lose_client(self) -> None:
-        if not self.ended:
+        if not self._has_ended:
             self._presence.leave()

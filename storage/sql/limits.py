@@ -14,10 +14,11 @@ SQL = load("usage.sql")
 
 
 class UsageLimits(StoreGroup):
-    """The table of limits."""
+    """Reads and changes limits."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
+        # The functions that are called when limits may have changed.
         self._listeners: list[Callable[[], None]] = []
         database.add_listener(LIMITS, lambda _: self._call_listeners())
 
@@ -27,14 +28,20 @@ class UsageLimits(StoreGroup):
         return tuple(UsageLimit(*row) for row in await connection.fetch_rows(SQL["limits"]))
 
     async def add(self, limit: UsageLimit) -> UsageLimit:
-        """Adds a limit, and returns it with its number. The id of `limit` does not count."""
+        """Adds a limit, and returns it with its row. The id of `limit` does not count."""
         values = (limit.project, limit.key_id, limit.user, limit.unit, limit.per, limit.most, limit.then)
         adding = self._database.write_one(SQL["limit_add"], values)
         ((limit_id,),) = await self._await_write(adding, self._report_change)
         return UsageLimit(limit_id, *values)
 
     async def change(self, limit_id: int, most: float | None, then: str | None) -> None:
-        """Changes a limit; None leaves a field as it is. Raises: NotFound."""
+        """Changes a limit.
+
+        most: the new amount; None: the amount stays.
+        then: the new consequence; None: the consequence stays.
+
+        Raises: NotFound.
+        """
         changing = self._database.write(
             lambda connection: connection.run(SQL["limit_change"], (limit_id, most, then))
         )

@@ -16,7 +16,7 @@ from gateway.errors import BadRequest, GatewayError
 MAX_LINE_BYTES = 128 << 20
 # The lines after which a page of lines ends. Not measured: smaller pages cost more requests, larger ones more memory.
 _PAGE_LINES = 200
-# The bytes after which it ends.
+# The bytes after which a page of lines ends.
 _PAGE_BYTES = 1 << 20
 # The most bytes of a page in the arguments of an operation. They are JSON, where a quote or a backslash of a line takes
 # two bytes.
@@ -108,7 +108,7 @@ def _map_errors(name: str) -> Iterator[None]:
         raise GatewayError(f"{name}: {reason}") from error
 
 
-def split_lines(file: IO[str]) -> Iterator[list[str]]:
+def read_line_pages(file: IO[str]) -> Iterator[list[str]]:
     """Yields the lines of a file in pages, one for each request to a gateway. Raises: BadRequest: a line is too long.
 
     A page ends with the line that reaches `_PAGE_LINES` or `_PAGE_BYTES`.

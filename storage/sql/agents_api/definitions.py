@@ -167,7 +167,7 @@ async def create_memory(
 
 
 class Definitions(StoreGroup):
-    """Reads and writes definitions. project: the caller's project; definitions of another one are not found."""
+    """Reads and writes definitions of a caller's project. Definitions of other projects are not found."""
 
     add = writes(as_method(add_definition))
     change = writes(as_method(change_definition))
@@ -190,11 +190,13 @@ class Definitions(StoreGroup):
     async def remove_unbound(
         self, connection: Connection, project: str | None, before: float, limit: int
     ) -> int:
-        """Deletes conversations with items that belong to no memory, and have not changed since a time.
+        """Deletes conversations with items that belong to no memory.
 
         project: the project of the conversations; None: all projects.
+        before: the time since which they have not changed, in seconds since the epoch.
+        limit: the most conversations to delete.
 
-        Returns how many were read; 0 if none are left.
+        Returns how many were deleted; 0: none are left.
         """
         rows = await connection.fetch_rows(SQL["conversations_unbound"], (before, project, limit))
         for (definition_row,) in rows:
