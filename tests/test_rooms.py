@@ -290,7 +290,14 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tools", "wire"},
         {"core"},
     ],
-    "gateway.traces": [{"tracer"}, {"export", "spans"}, {"names", "otlp"}, {"sampling"}],
+    "gateway.traces": [
+        {"tracer"},
+        {"export", "spans"},
+        {"receipt_spans"},
+        {"span_writer"},
+        {"names", "otlp"},
+        {"sampling"},
+    ],
     "storage": [
         {"open"},
         {"postgres", "sql", "sqlite"},
