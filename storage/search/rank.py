@@ -60,8 +60,9 @@ _LEADING_HITS = 10
 # messages.
 _MAX_BYTES_OF_SECOND_SEARCH = 4 << 20
 
-# The newest rows among which the most telling messages are looked for, in 0.3 ms. Other numbers were not measured.
-_TELLING_ROWS = 1_024
+# The rows among which the messages of a selection and the neighbours of a message are searched, in 0.3 ms. Other
+# numbers were not measured.
+_SEARCHED_ROWS = 1_024
 
 
 def preload() -> None:
@@ -188,7 +189,7 @@ def _make_weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[t
     return list(zip(list_seqs(rows, chunks), zip(*columns, strict=True), strict=True))
 
 
-def find_most_telling(
+def select_messages(
     index: Index, *, tail: Tail | None = None, skip: range = range(0), limit: int = 50
 ) -> list[int]:
     """Returns the numbers of the messages that show most of a memory as a whole, best first.
@@ -206,7 +207,7 @@ def find_most_telling(
     """
     layout = index.make_layout(tail or Tail(), skip)
     skipped_rows = layout.chunk_rows.make_range(skip)
-    newest_rows = range(max(layout.end - _TELLING_ROWS, 0), layout.end)
+    newest_rows = range(max(layout.end - _SEARCHED_ROWS, 0), layout.end)
     statements, questions = _group_by_conversation(layout, newest_rows, skipped_rows, {})
     newest = max(chain(statements, questions), default=-1)
     leads = questions.get(newest, ())[:1] if newest not in statements else ()
@@ -240,9 +241,9 @@ def find_around(
     earlier_row = layout.neighbours.earlier[row]
     newest_of = {earlier_row: row} if looks_back and earlier_row >= 0 else {}
     rows = (
-        range(max(row - _TELLING_ROWS, 0), row)
+        range(max(row - _SEARCHED_ROWS, 0), row)
         if looks_back
-        else range(row + 1, min(row + 1 + _TELLING_ROWS, layout.end))
+        else range(row + 1, min(row + 1 + _SEARCHED_ROWS, layout.end))
     )
     skipped_rows = layout.chunk_rows.make_range(skip)
     statements = _group_by_conversation(layout, rows, skipped_rows, newest_of).statements

@@ -139,7 +139,7 @@ class Recall(StoreGroup):
         )
 
     @_reports_damage
-    async def find_most_telling(
+    async def select_messages(
         self,
         agent: Agent,
         query: str,
@@ -163,7 +163,7 @@ class Recall(StoreGroup):
         memory = await self._loader.load(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
-        hits = rank.find_most_telling(memory.index, tail=memory.extend_tail(skip), skip=skip, limit=limit)
+        hits = rank.select_messages(memory.index, tail=memory.extend_tail(skip), skip=skip, limit=limit)
         return await self._load_unmuted(agent.id, memory, hits, deadline_ms)
 
     @_reports_damage

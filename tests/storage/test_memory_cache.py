@@ -599,7 +599,7 @@ async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
     assert reply[0].seq in await hits(store, alice, "gooseberry")
 
 
-@pytest.mark.parametrize("how", ["search", "most_telling", "around", "passages"])
+@pytest.mark.parametrize("how", ["search", "select", "around", "passages"])
 async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
     store: Store, alice: Speaker, how: str
 ) -> None:
@@ -615,8 +615,8 @@ async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
         match how:
             case "search":
                 return await recall.search(agent, query)
-            case "most_telling":
-                return await recall.find_most_telling(agent, "What do you know about me?", is_opening=True)
+            case "select":
+                return await recall.select_messages(agent, "What do you know about me?", is_opening=True)
             case "around":
                 return await recall.find_around(agent, 2, looks_back=True)
         return await recall.search_passages(agent, query, PassageFilter(), limit=5)

@@ -89,7 +89,7 @@ class RequestSearch(Struct, frozen=True):
         context, visible = self.context, self.visible
         if has_selection(visible.notes):
             return []  # a note of the conversation has the selection
-        return await self.store.recall.find_most_telling(
+        return await self.store.recall.select_messages(
             context.agent,
             query,
             is_opening=_opens_conversation(context),

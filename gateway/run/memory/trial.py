@@ -1,7 +1,7 @@
 """A trial of recall: the hits in the note for a sentence that would open a conversation now. Nothing is written.
 
-It finds and chooses messages as a turn does (`find_messages`, `note_choice.choose_hits`), while nothing is visible yet
-but the standing facts.
+A trial finds and chooses messages as a turn does (`find_messages`, `note_choice.choose_hits`). The prompt of such a
+turn shows nothing of the memory but its standing facts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gateway.core.memory.standing import make_standing_block
 from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.tags import make_mark
 from gateway.run.memory.find_messages import (
+    FoundMessages,
     SearchOutcome,
     choose_hit_limit,
     choose_selection_limit,
@@ -60,7 +61,6 @@ class TrialRunner(Struct, frozen=True):
 
         Raises: StoreError.
         """
-        trace = SearchTrace()
         snapshot = await self.store.turns.find_snapshot(agent, None, None)
         query = note_query.make_query(text)
         vectors = QueryVectors(self.embed_query)
@@ -71,22 +71,12 @@ class TrialRunner(Struct, frozen=True):
                 self.store, agent, snapshot, vectors, query, deadline_ms=_DEADLINE_MS
             )
             shown_seqs = make_standing_block(facts, snapshot.blocks, None).shown_seqs
-        searcher = _TrialSearch(
-            store=self.store,
-            recall_tokens=self.recall_tokens,
-            agent=agent,
-            trace=trace,
-            vectors=vectors,
-            standing_count=len(shown_seqs),
-        )
-        found_messages = await find_messages(text, query, searcher)
+        search = _TrialSearch(self, agent, vectors, standing_count=len(shown_seqs), trace=SearchTrace())
+        found_messages = await find_messages(text, query, search)
         # A search of a large memory takes tens of milliseconds of the event loop, so turns go on before the rest.
         await asyncio.sleep(0)
         found_messages = found_messages.without_statements([fact for fact in facts if fact.seq in shown_seqs])
-        budget_tokens = self.recall_tokens
-        if found_messages.is_selection:
-            budget_tokens = note_choice.limit_selection(budget_tokens)
-        choice = found_messages.choose(budget_tokens, found_messages.choose_line_chars(budget_tokens))
+        choice = self._choose(found_messages)
         note = note_text.render_note(
             choice.hits,
             (),
@@ -94,35 +84,40 @@ class TrialRunner(Struct, frozen=True):
             mark=make_mark(agent.secret),
             is_selection=found_messages.is_selection,
         )
-        return TrialResult(
-            note, make_search_record(SearchOutcome(found_messages, choice, ""), trace, max_left_out)
-        )
+        record = make_search_record(SearchOutcome(found_messages, choice, ""), search.trace, max_left_out)
+        return TrialResult(note, record)
+
+    def _choose(self, found_messages: FoundMessages) -> note_choice.Choice:
+        """Returns the messages for which the note has room."""
+        budget_tokens = self.recall_tokens
+        if found_messages.is_selection:
+            budget_tokens = note_choice.limit_selection(budget_tokens)
+        return found_messages.choose(budget_tokens, found_messages.choose_line_chars(budget_tokens))
 
 
 class _TrialSearch(Struct, frozen=True):
     """The search for a trial. Implements `MemorySearch`, which documents the methods."""
 
-    # The store of the memories.
-    store: Store
-    # The tokens that the note may take.
-    recall_tokens: int
+    # Has the store and the tokens of the note.
+    runner: TrialRunner
     # The memory that is searched.
     agent: Agent
-    # Gets the ranking of the search by words.
-    trace: SearchTrace
     # The vectors of queries, each made once.
     vectors: QueryVectors
     # The number of the standing facts that the memory section shows.
     standing_count: int
+    # Gets the ranking of the search by words.
+    trace: SearchTrace
 
     async def search(self, query: str) -> list[Message]:
         """Searches the whole memory, with as much time as a trial has."""
         vector = await self.vectors.find_vector(self.agent, query, _DEADLINE_MS)
-        return await self.store.recall.search(
+        recall_tokens = self.runner.recall_tokens
+        return await self.runner.store.recall.search(
             self.agent,
             query,
-            limit=choose_hit_limit(self.recall_tokens),
-            room=SPARE_BUDGETS * self.recall_tokens,
+            limit=choose_hit_limit(recall_tokens),
+            room=SPARE_BUDGETS * recall_tokens,
             only_strong=True,
             deadline_ms=_DEADLINE_MS,
             vector=vector,
@@ -130,7 +125,7 @@ class _TrialSearch(Struct, frozen=True):
         )
 
     async def select(self, query: str) -> list[Message]:
-        return await self.store.recall.find_most_telling(
+        return await self.runner.store.recall.select_messages(
             self.agent,
             query,
             is_opening=True,
@@ -139,10 +134,10 @@ class _TrialSearch(Struct, frozen=True):
         )
 
     async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
-        return await self.store.recall.find_around(
+        return await self.runner.store.recall.find_around(
             self.agent,
             message.seq,
             looks_back=before,
-            limit=choose_hit_limit(self.recall_tokens),
+            limit=choose_hit_limit(self.runner.recall_tokens),
             deadline_ms=_DEADLINE_MS,
         )

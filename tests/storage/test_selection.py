@@ -12,7 +12,7 @@ from storage.search.blob import encode
 from storage.search.common_words import names_nothing
 from storage.search.document import Document
 from storage.search.index import Index, open_blob
-from storage.search.rank import find_most_telling
+from storage.search.rank import select_messages
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
 from storage.sql.facts import LearnedChanges
@@ -114,37 +114,37 @@ TALK = [
 ]
 
 
-def telling(*documents: Document, indexed: int = 0, **options: Any) -> list[int]:
+def select(*documents: Document, indexed: int = 0, **options: Any) -> list[int]:
     """Returns what says most. indexed: so many of them are, the others are not yet."""
     blobs = encode(documents[:indexed], SECRET).values()
     index = Index((open_blob(data).chunk, data) for data in blobs)
-    return find_most_telling(index, tail=Tail(documents[indexed:]), **options)
+    return select_messages(index, tail=Tail(documents[indexed:]), **options)
 
 
 @pytest.mark.parametrize("indexed", range(0, len(TALK) + 1, 3))
-def test_the_most_telling_messages_of_each_conversation_come_newest_first(indexed: int) -> None:
+def test_the_messages_with_most_terms_of_each_conversation_come_newest_first(indexed: int) -> None:
     """Small talk and replies do not come at all, and questions last."""
-    assert telling(*TALK, indexed=indexed) == [6, 5, 3, 9]
-    assert telling(*TALK, indexed=indexed, limit=2) == [6, 5]
+    assert select(*TALK, indexed=indexed) == [6, 5, 3, 9]
+    assert select(*TALK, indexed=indexed, limit=2) == [6, 5]
 
 
 def test_the_earlier_of_equal_messages_comes_first() -> None:
-    assert telling(said(1, "Figs grow."), said(2, "Owls hoot.", previous=1)) == [1, 2]
+    assert select(said(1, "Figs grow."), said(2, "Owls hoot.", previous=1)) == [1, 2]
 
 
 def test_the_newest_conversation_has_one_line_even_if_it_only_asked() -> None:
     asked = said(10, "How do I mend a dripping tap?"), said(11, "Which tap?", previous=10)
-    assert telling(*TALK, *asked) == [10, 6, 5, 3, 9, 11]
+    assert select(*TALK, *asked) == [10, 6, 5, 3, 9, 11]
 
 
 @pytest.mark.parametrize("indexed", [0, 5, 9])
 def test_messages_in_the_window_are_not_found(indexed: int) -> None:
-    assert telling(*TALK, indexed=indexed, skip=range(5, 6)) == [6, 3, 9]
+    assert select(*TALK, indexed=indexed, skip=range(5, 6)) == [6, 3, 9]
 
 
 def test_a_long_memory_is_asked_for_its_newest_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.search.rank._TELLING_ROWS", 4)
-    assert telling(*TALK) == [6, 9]
+    monkeypatch.setattr("storage.search.rank._SEARCHED_ROWS", 4)
+    assert select(*TALK) == [6, 9]
 
 
 # -- in a store
@@ -156,7 +156,7 @@ async def alice(store: Store) -> Speaker:
 
 
 async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
-    hits = await store.recall.find_most_telling(speaker.agent, query, is_opening=True)
+    hits = await store.recall.select_messages(speaker.agent, query, is_opening=True)
     return [m.text for m in hits]
 
 
