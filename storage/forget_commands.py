@@ -100,10 +100,10 @@ class RevisedValue(Struct, frozen=True):
     is_manual: bool = False
 
 
-class RebuiltBlock(NamedTuple):
-    """A block without erased content."""
+class RebuiltValues(NamedTuple):
+    """The later values of a block, without erased content."""
 
-    # The block's values, oldest first, beginning with the first value that was built on erased content.
+    # The values, oldest first, beginning with the first that was built on erased content.
     values: Sequence[str]
     # The pending edits that may bring back erased content.
     repeating_edits: Sequence[MemoryEdit]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from msgspec import Struct
 
 from storage.commands import BlockMerge
-from storage.forget_commands import ErasedMarks, RebuiltBlock, RevisedValue
+from storage.forget_commands import ErasedMarks, RebuiltValues, RevisedValue
 from storage.records import Block, Exchange, MemoryEdit, Message
 
 
@@ -26,7 +26,7 @@ class Rules(Struct, frozen=True):
     # Returns a block without erased content. Its arguments: the block with its last untouched value, its values since,
     # oldest first, its pending edits, and the function that returns whether a word is a function word.
     rebuild_block: Callable[
-        [Block, Sequence[RevisedValue], Sequence[MemoryEdit], Callable[[str], bool]], RebuiltBlock
+        [Block, Sequence[RevisedValue], Sequence[MemoryEdit], Callable[[str], bool]], RebuiltValues
     ]
     # Returns the names of the tools that an exchange has called, also in hidden rounds.
     list_tools_used: Callable[[Exchange], Sequence[str]]

@@ -27,7 +27,7 @@ from gateway.core.memory.fact_words import DESIGNATIONS, list_distinctive_words
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import list_folded_words
-from storage.forget_commands import ErasedMarks, RebuiltBlock, RevisedValue
+from storage.forget_commands import ErasedMarks, RebuiltValues, RevisedValue
 from storage.records import REPLY, Block, Exchange, MemoryEdit
 
 # The built-in tools with results that quote the hits of a search.
@@ -66,7 +66,7 @@ def rebuild_block(
     later_values: Sequence[RevisedValue],
     pending: Sequence[MemoryEdit],
     is_function_word: Callable[[str], bool],
-) -> RebuiltBlock:
+) -> RebuiltValues:
     """Returns the later values of a block without erased words, and the pending edits that may bring these back.
 
     Edits by tools are done again on the remaining text, and an undo brings back the remaining text of the value that it
@@ -85,7 +85,7 @@ def rebuild_block(
         rebuilder.add_value(revision)
     tainted_words = rebuilder.tainted_words.difference(list_folded_words(rebuilder.value))
     repeating_edits = [edit for edit in pending if _may_bring_back(edit, tainted_words, rebuilder.value)]
-    return RebuiltBlock(rebuilder.values, repeating_edits)
+    return RebuiltValues(rebuilder.values, repeating_edits)
 
 
 class _BlockRebuilder:

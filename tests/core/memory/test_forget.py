@@ -125,8 +125,8 @@ def test_a_word_is_erased_unless_most_texts_have_it(erased: str, later: str, lef
 def test_a_pending_edit_stays_that_has_only_function_words_of_what_is_gone() -> None:
     later = [RevisedValue("Has moved from Rome", is_erased=True)]
     pending = [op("insert", new_string=text) for text in ("Has a friend from Bern", "Was in Rome")]
-    rebuilt_block = rebuild_block(replace(BLOCK, value=""), later, pending, is_function_word)
-    assert rebuilt_block.repeating_edits == pending[1:]
+    rebuilt_values = rebuild_block(replace(BLOCK, value=""), later, pending, is_function_word)
+    assert rebuilt_values.repeating_edits == pending[1:]
 
 
 GONE = RevisedValue("has a cat\nlikes tea", is_erased=True)
