@@ -112,7 +112,8 @@ class AgentSpec(Struct, frozen=True):
             return None
         if min_messages is None:
             min_messages = max_messages // 2
-        return MessageBounds(max_messages, min(max_messages, min_messages))
+        # At least the newest message stays: half of a window of one message is none.
+        return MessageBounds(max_messages, max(1, min(max_messages, min_messages)))
 
     @property
     def own_blocks(self) -> list[Block]:

@@ -372,6 +372,17 @@ def test_a_window_keeps_no_more_messages_than_it_may_have(world: LettaWorld) -> 
     assert world.letta.agents.update(agent.id, description="It is small.").message_buffer_limit == 14
 
 
+@pytest.mark.parametrize("kind", ["letta_v1_agent", "voice_convo_agent"])
+def test_a_window_of_one_message_has_the_newest_message(world: LettaWorld, kind: Any) -> None:
+    agent = world.letta.agents.create(
+        model="openai/m", agent_type=kind, extra_body={"message_buffer_limit": 1}, tool_ids=[]
+    )
+    for text in ("One.", "Two.", "Three."):
+        world.letta.agents.messages.create(agent.id, input=text)
+    spoken_messages = [each for each in world.upstream.last.messages if each["role"] in ("user", "assistant")]
+    assert [each["content"].split("\n")[-1] for each in spoken_messages] == ["Three."]
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"secrets": {"A": "b"}}, {"message_ids": ["m"]}, {"from_template": "t"}],
