@@ -1426,6 +1426,9 @@ def test_an_empty_model_of_a_send_leaves_the_agents_own_model(world: LettaWorld)
     for empty in ("", None):
         world.letta.agents.messages.create(agent.id, input="Hi", override_model=empty)
         assert world.upstream.last.json["model"] == "m"
+    conversation = world.letta.conversations.create(agent_id=agent.id, model="")
+    list(world.letta.conversations.messages.create(conversation.id, input="Hi"))
+    assert world.upstream.last.json["model"] == "m"
 
 
 def test_a_run_whose_calls_were_answered_is_not_cancelled(world: LettaWorld) -> None:

@@ -297,7 +297,7 @@ def _make_item(request: BatchRequest, n: int) -> RequestedItem:
     item_request = ItemRequest(
         content.messages,
         request.max_steps,
-        model=find_sent(request.override_model) or None,
+        model=find_sent(request.override_model),
         system=find_sent(request.override_system),
     )
     return RequestedItem(read_uid("agent", request.agent_id), item_request, conversation_name)

@@ -121,7 +121,7 @@ class Sends:
         content = read_send(body)
         settings = self._api.settings
         resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
-        model, system = find_sent(body.override_model) or None, _read_system(body, resolved.spec.system)
+        model, system = find_sent(body.override_model), _read_system(body, resolved.spec.system)
         spec = with_conversation(settings, resolved.spec, conversation_definition)
         spec = with_overrides(settings, spec, model, system)
         caller = get_request_info(scope).caller

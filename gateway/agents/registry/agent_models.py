@@ -15,16 +15,17 @@ from storage.definition_records import Definition
 def with_overrides(settings: Settings, spec: AgentSpec, model: str | None, system: str | None) -> AgentSpec:
     """Returns a copy of an agent with the model and the system prompt of a send.
 
-    model, system: the values of the send; None: those of the agent.
+    model: the model of the send; None or "": that of the agent.
+    system: the system prompt of the send; None: that of the agent.
     """
-    if model is not None:
+    if model:
         spec = _with_model(settings, spec, model)
     return spec if system is None else replace(spec, system=system)
 
 
 def with_conversation(settings: Settings, spec: AgentSpec, conversation: ConversationDefinition) -> AgentSpec:
     """Returns a copy of an agent with the model, the window and the sampling that a conversation sets."""
-    if conversation.model is not None:
+    if conversation.model:
         spec = _with_model(settings, spec, conversation.model)
     if conversation.context_window is not None:
         spec = replace(spec, context_window=conversation.context_window)
