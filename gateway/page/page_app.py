@@ -71,14 +71,7 @@ _MAX_NOTED_READS = 10_000
 
 
 class PageApp:
-    """The page.
-
-    knows_host: returns whether the gateway may be addressed by a `Host`.
-    note_request: the function that is called with the scope and the path as the log may show it.
-    has_left: returns whether the client of a request has left.
-    client_gone: the exception that `bodies` raises where the client has left.
-    read_s: the most seconds that one read of a screen may take.
-    """
+    """The page."""
 
     def __init__(
         self,
@@ -92,6 +85,18 @@ class PageApp:
         client_gone: type[Exception],
         read_s: float,
     ) -> None:
+        """Makes the page.
+
+        settings: the settings of the gateway.
+        operations: the operations of the screens.
+        bodies: the reader of forms.
+        now: the function that returns the seconds since the epoch.
+        knows_host: the function that returns whether the gateway may be addressed by a `Host`.
+        note_request: the function that is called with the scope and the path as the log may show it.
+        has_left: the function that returns whether the client of a request has left.
+        client_gone: the exception that `bodies` raises where the client has left.
+        read_s: the most seconds that one read of a screen may take.
+        """
         ui = settings.ui
         self._is_enabled = ui.enabled
         self._has_tls = ui.https

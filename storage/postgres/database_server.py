@@ -49,13 +49,7 @@ class NotifiedPool(Protocol):
 
 
 class DatabaseServer:
-    """The state of a server. Connects again when the server does not answer.
-
-    pool: the pool that holds the connections.
-    prepare: a function that checks or makes the schema, when the server answers for the first time.
-    on_failure: a function that is called with the error when the server fails after it worked.
-    on_recovery: a function that is called when the server works again.
-    """
+    """The state of a server. Connects again when the server does not answer."""
 
     def __init__(
         self,
@@ -66,19 +60,33 @@ class DatabaseServer:
         on_failure: Callable[[StoreUnavailable], None],
         on_recovery: Callable[[], None],
     ) -> None:
+        """Makes the state of a server that works; `start` opens its first connection.
+
+        target: the server and its database.
+        limits: the waits and pauses.
+        pool: the pool that holds the connections.
+        prepare: the function that checks or makes the schema, when the server answers for the first time.
+        on_failure: the function that is called with the error when the server fails after it worked.
+        on_recovery: the function that is called when the server works again.
+        """
         self._target = target
         self._limits = limits
         self._pool = pool
         self._prepare = prepare
+        # True if the schema was checked.
         self._is_prepared = False
         self._on_failure = on_failure
         self._on_recovery = on_recovery
+        # The task that connects again after a fault; None: the server has not failed.
         self._reconnecting: asyncio.Task[None] | None = None
         # Cleared while the first attempt to reconnect after a fault is under way.
         self._first_attempt_ended = asyncio.Event()
         self._first_attempt_ended.set()
+        # True if all requests are refused.
         self.is_closed = False
+        # The error with which requests are refused; None: the server works.
         self.fault: StoreUnavailable | None = None
+        # The message of the last fault; None: the server has not failed.
         self.last_error: str | None = None
 
     async def start(self) -> None:

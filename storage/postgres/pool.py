@@ -31,14 +31,7 @@ class PoolLimits(ServerLimits, frozen=True):
 
 
 class ConnectionPool:
-    """Connections to one server, handed out in the order of the requests for them.
-
-    target: the server and its database.
-    limits: the bounds and pauses of the pool and of its server.
-    prepare: a function that checks or makes the schema, when the server answers for the first time.
-    on_failure: a function that is called with the error when the server fails after it worked.
-    on_recovery: a function that is called when the server works again.
-    """
+    """Connections to one server, handed out in the order of the requests for them."""
 
     def __init__(
         self,
@@ -48,6 +41,14 @@ class ConnectionPool:
         on_failure: Callable[[StoreUnavailable], None],
         on_recovery: Callable[[], None],
     ) -> None:
+        """Makes a pool without connections.
+
+        target: the server and its database.
+        limits: the bounds and pauses of the pool and of its server.
+        prepare: the function that checks or makes the schema, when the server answers for the first time.
+        on_failure: the function that is called with the error when the server fails after it worked.
+        on_recovery: the function that is called when the server works again.
+        """
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._name = target.name

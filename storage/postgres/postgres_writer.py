@@ -51,14 +51,7 @@ class PostgresWrite(Generic[T]):
 
 
 class PostgresWriter:
-    """Performs the writes of a database.
-
-    target: the server, which errors name.
-    pool: the connections of the writes.
-    uptime: the record of the server's answers, which each answer updates.
-    limits: the bounds of the queue and of a write's time.
-    on_write: a function that is called for each write that begins.
-    """
+    """Performs the writes of a database."""
 
     def __init__(
         self,
@@ -68,6 +61,14 @@ class PostgresWriter:
         limits: PostgresLimits,
         on_write: Callable[[], None],
     ) -> None:
+        """Makes the writer.
+
+        target: the server, which errors name.
+        pool: the connections of the writes.
+        uptime: the record of the server's answers, which each answer updates.
+        limits: the bounds of the queue and of a write's time.
+        on_write: the function that is called for each write that begins.
+        """
         self._name = target.name
         self._begin_statement = begin_statement(target)
         self._pool = pool

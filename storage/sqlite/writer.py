@@ -68,15 +68,7 @@ _OVERHEAD_BYTES = 1024
 
 
 class Writer:
-    """The writer. Its methods are called in the event loop's thread, the functions of writes in the writer's thread.
-
-    connect: a function that opens the connection that writes; it is called in the writer's thread.
-    watch: the watch that is attached to that connection.
-    checkpointer: the thread that checkpoints a grown log.
-    on_change: a function that is called with the changes of a batch, before its writes are answered.
-    on_failure: a function that is called with the fault when writing fails after it worked.
-    on_recovery: a function that is called when writing works again.
-    """
+    """The writer. Its methods are called in the event loop's thread, the functions of writes in the writer's thread."""
 
     def __init__(
         self,
@@ -90,6 +82,17 @@ class Writer:
         on_recovery: Callable[[], None],
         limits: WriterLimits | None,
     ) -> None:
+        """Makes the writer; `start` opens the database.
+
+        path: the file of the database.
+        connect: the function that opens the connection that writes; it is called in the writer's thread.
+        watch: the watch that is attached to that connection.
+        checkpointer: the thread that checkpoints a grown log.
+        on_change: the function that is called with the changes of a batch, before its writes are answered.
+        on_failure: the function that is called with the fault when writing fails after it worked.
+        on_recovery: the function that is called when writing works again.
+        limits: the bounds and pauses of the writer; None: the defaults.
+        """
         self._path = path
         self._watch = watch
         self._limits = limits = limits or WriterLimits()

@@ -37,8 +37,9 @@ class JobPostponed(JobFailed):
     """The job cannot run now, by no fault of its own. It runs later, and this attempt does not count."""
 
     def __init__(self, message: str, delay_s: float, *, is_planned: bool = False) -> None:
-        """Makes the job run again after `delay_s` seconds.
+        """Postpones the job.
 
+        delay_s: the seconds until the next attempt.
         is_planned: jobs of this kind wait as a matter of course, so the wait is not logged.
         """
         super().__init__(message)
@@ -80,7 +81,10 @@ class JobContext:
     ) -> bytes:
         """Returns the journaled result of a step. If there is none, performs the step and journals its result.
 
-        make_effect: makes the effect of the result, which is committed together with the journal.
+        name: the name of the step within its job.
+        perform: the function that performs the step and returns its result.
+        make_effect: the function that makes the effect of the result, which is committed together with the journal;
+            None: the step has no effect.
         """
         journaled_result = await self.jobs.find_step(self.job, name)
         if journaled_result is not None:

@@ -11,9 +11,10 @@ from storage.job_records import JobState
 
 
 class JobMetrics:
-    """Counters and a gauge of background work. count_jobs: returns the jobs by state."""
+    """Counters and a gauge of background work."""
 
     def __init__(self, metrics: Metrics, count_jobs: Callable[[], Awaitable[Mapping[JobState, int]]]) -> None:
+        """Adds the metrics. count_jobs: the function that returns the number of jobs by their state."""
         self._count_jobs = count_jobs
         # The number of jobs by their state, as it was read last.
         self._counts: Mapping[JobState, int] = {}
@@ -21,7 +22,10 @@ class JobMetrics:
             "job_attempts", "Attempts of jobs by what became of them.", "kind", "outcome"
         )
         metrics.add_gauge(
-            "jobs", "Jobs by their state.", lambda: {(s,): n for s, n in self._counts.items()}, "state"
+            "jobs",
+            "Jobs by their state.",
+            lambda: {(state,): count for state, count in self._counts.items()},
+            "state",
         )
         self._calls = metrics.add_counter("background_calls", "Calls of the background model.", "outcome")
         self._tokens = metrics.add_counter("background_tokens", "Tokens that background calls used.")
