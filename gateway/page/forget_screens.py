@@ -290,7 +290,7 @@ class _ForgetScreens(Struct, frozen=True):
         if not is_all:
             next_link = await self._choose_next_link(access, query, came_from, sought_words)
         correction = "" if is_all else await self._read_correction(access, query, came_from)
-        words = await self._find_texts_with_words(access, sought_words)
+        words = await self._load_texts_with_words(access, sought_words)
         next_preview = None
         # A visitor who ticked texts of a list, or an earlier version of a block, may have left the others on purpose.
         if words.next_texts and query.target.kind not in ("texts", "version"):
@@ -318,7 +318,7 @@ class _ForgetScreens(Struct, frozen=True):
             **words._asdict(),
         )
 
-    async def _find_texts_with_words(self, access: MemoryAccess, sought_words: str) -> _TextsWithWords:
+    async def _load_texts_with_words(self, access: MemoryAccess, sought_words: str) -> _TextsWithWords:
         """Returns the texts that still have the words. sought_words: the field of `_BeforeForgetting`."""
         project, uid = access.project, access.uid
         remaining = None
