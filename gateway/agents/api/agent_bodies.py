@@ -36,7 +36,7 @@ from gateway.agents.wire.struct_fields import (
 )
 from gateway.core.definition import FILLER_AFTER_MS, AgentDefinition, FixedFiller
 from gateway.core.json_object import without_none
-from gateway.core.prompt.summary_terms import SummaryTerms
+from gateway.core.prompt.summary_options import SummaryOptions
 from gateway.errors import BadRequest
 from gateway.validation import Fault, InvalidValue, Path, convert
 
@@ -320,7 +320,7 @@ def _merge_retained(
 
 def list_models(definition: AgentDefinition) -> set[str | None]:
     """Returns the model of an agent and its sleeptime agents, and the model that writes the agent's summaries."""
-    return {definition.model, SummaryTerms.of(definition.compaction).model}
+    return {definition.model, SummaryOptions.of(definition.compaction).model}
 
 
 def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from gateway.agents.runs.compact_conversation import compact_conversation
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core.json_object import without_none
-from gateway.core.prompt.summary_terms import SummaryTerms
+from gateway.core.prompt.summary_options import SummaryOptions
 from gateway.errors import BadRequest
 from gateway.web.request_info import get_request_info
 
@@ -63,15 +63,15 @@ async def compact_on_request(
 
     Raises: the errors of `compact_conversation`; UnknownModel; NotAllowed if the caller's key may not use the model.
     """
-    spec = run_request.spec
+    runs, compactor, spec = api.agent_runs, api.compactor, run_request.spec
     # A null is left out, so that the agent's own setting holds for this summary.
     overrides = merge_compaction({}, compact.compaction_settings)
-    terms = SummaryTerms.of({**spec.definition.compaction, **overrides})
-    check_model(api.settings, terms.model)
+    options = SummaryOptions.of({**spec.definition.compaction, **overrides})
+    check_model(api.settings, options.model)
     # Without a model for summaries the agent's own writes it.
-    api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
+    api.check_models(request, [options.model or (None if compactor.default_model else spec.model)])
     receipt = get_request_info(request.http.scope).begin_receipt()
-    result = await compact_conversation(api.agent_runs, api.compactor, agent_uid, run_request, terms, receipt)
+    result = await compact_conversation(runs, compactor, agent_uid, run_request, options, receipt)
     return {
         "summary": result.summary,
         "num_messages_before": result.message_count_before,

@@ -11,7 +11,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.core.conversation.kind import QueueName
 from gateway.core.prompt.summary import limit_summary
-from gateway.core.prompt.summary_terms import SummaryTerms
+from gateway.core.prompt.summary_options import SummaryOptions
 from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.memory_agent import check_not_paused
@@ -39,13 +39,13 @@ async def compact_conversation(
     compactor: Compactor,
     agent_uid: str,
     run_request: RunRequest,
-    terms: SummaryTerms,
+    options: SummaryOptions,
     receipt: Receipt,
 ) -> CompactedConversation:
     """Summarises a conversation of an agent. Waits for the sends of the conversation that came earlier.
 
     run_request: a send without messages to the conversation.
-    terms: the terms of the summary, which replace the agent's own.
+    options: the options of the summary, which replace the agent's own.
     receipt: the receipt of the client's request, which counts the calls of the model.
 
     Raises: BadRequest if the conversation has not begun, or has nothing to summarise; NotAllowed if the memory is
@@ -64,7 +64,7 @@ async def compact_conversation(
         summary = await compactor.compact_now(
             agent,
             conversation,
-            terms,
+            options,
             fallback=partial(make_agent_route, compactor.settings, run_request.spec),
             max_tokens=limit_summary(prompt_before.target.context_window or UNKNOWN_WINDOW),
             admit=partial(agent_runs.admit_call, receipt),

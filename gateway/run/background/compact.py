@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.prompt.summary import SummaryPlan
-from gateway.core.prompt.summary_terms import SummaryTerms
+from gateway.core.prompt.summary_options import SummaryOptions
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels
 from gateway.run.background.job_context import JobContext, JobFailed, JobPostponed
@@ -139,12 +139,12 @@ class Compactor:
         exchanges = await self.store.summaries.load_path(job.agent_row, compact_job.exchange_row)
         if project is None or not exchanges:
             return
-        terms = await read_summary_terms(self.store, job.agent_row)
-        model = self.find_model(terms)
+        options = await read_summary_options(self.store, job.agent_row)
+        model = self.find_model(options)
         if model is None:
             return
         path = await SummaryPath.measure(self.store, job.agent_row, exchanges)
-        span = path.find_next_span(terms, compact_job.retained_tokens, compact_job.retained_messages)
+        span = path.find_next_span(options, compact_job.retained_tokens, compact_job.retained_messages)
         if span is None:
             # The whole path is covered already, or the whole path stays.
             return
@@ -155,7 +155,7 @@ class Compactor:
             project=project,
             agent_row=job.agent_row,
             model=model,
-            terms=terms,
+            options=options,
             max_tokens=compact_job.max_tokens,
             is_manual=compact_job.is_manual,
             run_step=job.step,
@@ -174,15 +174,15 @@ class Compactor:
             )
         )
 
-    def find_model(self, terms: SummaryTerms) -> BackgroundModel | None:
+    def find_model(self, options: SummaryOptions) -> BackgroundModel | None:
         """Returns the model that writes an agent's summaries, if there is one.
 
         Raises: JobFailed: the agent names an unknown model.
         """
-        if terms.model is None:
+        if options.model is None:
             return self.default_model
         try:
-            return self.models.get_model(resolve_agent_model(self.settings, terms.model))
+            return self.models.get_model(resolve_agent_model(self.settings, options.model))
         except GatewayError as error:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 
@@ -190,7 +190,7 @@ class Compactor:
         self,
         agent: Agent,
         conversation: Conversation,
-        terms: SummaryTerms,
+        options: SummaryOptions,
         fallback: Callable[[], Route],
         max_tokens: int,
         admit: Callable[[PlannedCall], Awaitable[None]],
@@ -199,8 +199,8 @@ class Compactor:
 
         Call it with the conversation locked.
 
-        terms: the terms of the summary, instead of the agent's own.
-        fallback: returns the route of the model to ask if neither the terms nor the settings name a model.
+        options: the options of the summary, instead of the agent's own.
+        fallback: returns the route of the model to ask if neither the options nor the settings name a model.
         max_tokens: the most tokens of the summary.
         admit: the value of `SummaryWriter.admit`.
 
@@ -211,17 +211,17 @@ class Compactor:
         """
         path = await self._load_whole_path(agent, conversation)
         # A share of the conversation's tokens here; for a job, it is one of the model's window.
-        share = _RETAINED_SHARE if terms.own_retained_share is None else terms.own_retained_share
+        share = _RETAINED_SHARE if options.own_retained_share is None else options.own_retained_share
         try:
-            model = self.find_model(terms) or self.models.get_model(fallback())
-            span = path.find_next_span(terms, int(path.tokens * share))
+            model = self.find_model(options) or self.models.get_model(fallback())
+            span = path.find_next_span(options, int(path.tokens * share))
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
             writer = SummaryWriter(
                 project=agent.scope.project,
                 agent_row=agent.id,
                 model=model,
-                terms=terms,
+                options=options,
                 max_tokens=max_tokens,
                 is_manual=True,
                 admit=admit,
@@ -261,8 +261,8 @@ def _was_summarised_since(job: CompactJob, span: SummarySpan) -> bool:
     return span.earlier_summary.id > job.newest_summary_row
 
 
-async def read_summary_terms(store: Store, agent_row: int) -> SummaryTerms:
-    """Returns an agent's own terms for its summaries, or the default terms."""
+async def read_summary_options(store: Store, agent_row: int) -> SummaryOptions:
+    """Returns an agent's own options for its summaries, or the default options."""
     entries = await store.defined_agents.load_entries([agent_row])
     definition = entries[0].definition if entries else None
-    return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
+    return SummaryOptions.of({} if definition is None else definition.body.get("compaction") or {})

@@ -11,7 +11,7 @@ from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.summary import ExchangeSize, find_last_covered
-from gateway.core.prompt.summary_terms import SummaryTerms
+from gateway.core.prompt.summary_options import SummaryOptions
 from gateway.tokens import choose_tokenizer, count_message_tokens
 from storage.records import ANY_WINDOW, EvictedPart, Exchange, Summary
 from storage.sql.store import Store
@@ -68,16 +68,17 @@ class SummaryPath(Struct, frozen=True):
         return sum(size.tokens for size in self.sizes)
 
     def find_next_span(
-        self, terms: SummaryTerms, retained_tokens: int, retained_messages: int = 0
+        self, options: SummaryOptions, retained_tokens: int, retained_messages: int = 0
     ) -> SummarySpan | None:
         """Returns the span that the next summary is to cover, or None if there is nothing to cover.
 
-        By the terms of mode `all` nothing stays after the span, unless calls wait for their results.
+        If a summary covers all (`SummaryOptions.covers_all`), nothing stays after the span, unless calls wait for their
+        results.
 
         retained_tokens: the fewest tokens that stay after the span.
         retained_messages: the fewest messages that stay after the span.
         """
-        is_whole = terms.covers_all and not self.sizes[-1].has_open_calls
+        is_whole = options.covers_all and not self.sizes[-1].has_open_calls
         last_index = (
             len(self.sizes) - 1
             if is_whole

@@ -11,9 +11,9 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.prompt.summary_check import UnusableSummary, extract_summary, spent_tokens_on_thoughts
+from gateway.core.prompt.summary_options import SummaryOptions
 from gateway.core.prompt.summary_request import make_summary_request
 from gateway.core.prompt.summary_source import PART_TOKENS, list_exchange_lines, split_into_parts
-from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.upstream.policy import Target
 from gateway.run.background.background_model import BackgroundModel, ModelAnswer
 from gateway.run.background.job_context import JobFailed
@@ -51,8 +51,8 @@ class SummaryWriter(Struct, frozen=True):
     agent_row: int
     # The model that writes.
     model: BackgroundModel
-    # The agent's terms for summaries.
-    terms: SummaryTerms
+    # The agent's options for summaries.
+    options: SummaryOptions
     # The most tokens of the summary.
     max_tokens: int
     # An operator or a client has requested the summary, not a turn.
@@ -81,7 +81,7 @@ class SummaryWriter(Struct, frozen=True):
     async def _summarise_part(self, part: Sequence[str], earlier_text: str) -> bytes:
         """Returns the summary of the earlier text and this part. Raises: JobFailed: there is none; JobPostponed."""
         max_tokens = self.max_tokens
-        question = make_summary_request(earlier_text, part, max_tokens, self.terms.instructions)
+        question = make_summary_request(earlier_text, part, max_tokens, self.options.instructions)
         reply = await self._ask(question, _SLACK * max_tokens)
         if spent_tokens_on_thoughts(reply.text, max_tokens=max_tokens, finish_reason=reply.finish_reason):
             # A model that thinks first may have spent the limit on its thoughts.
@@ -99,7 +99,7 @@ class SummaryWriter(Struct, frozen=True):
             )
         except UnusableSummary as error:
             raise JobFailed(error.message) from None
-        return self.terms.clip(text).encode()
+        return self.options.clip(text).encode()
 
     async def _ask(self, question: Sequence[dict[str, Any]], max_tokens: int | None) -> ModelAnswer:
         """Asks the model. max_tokens: the most tokens of its reply; None: no limit. Raises: JobFailed; JobPostponed."""

@@ -24,7 +24,7 @@ from gateway.core.prompt.section import (
     make_section,
 )
 from gateway.core.prompt.shown_blocks import ShownBlocks
-from gateway.core.prompt.summary_terms import SummaryTerms
+from gateway.core.prompt.summary_options import SummaryOptions
 from gateway.core.tags import make_mark
 from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
@@ -245,7 +245,7 @@ class Composer(Struct, frozen=True):
         plan = context.plan
         spec = context.request.spec
         window_start = locate_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
-        terms = SummaryTerms.of(spec.definition.compaction)
+        options = SummaryOptions.of(spec.definition.compaction)
         return Eviction(
             plan,
             context.is_plain,
@@ -254,8 +254,8 @@ class Composer(Struct, frozen=True):
             used_summary_id=_read_used_summary(context),
             summarises=spec.summarises
             and not plan.is_off_record
-            and (self.summarises or terms.model is not None),
-            retained_share=terms.retained_share,
+            and (self.summarises or options.model is not None),
+            retained_share=options.retained_share,
             bounds=spec.window_bounds,
         )
 

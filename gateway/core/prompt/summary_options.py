@@ -1,4 +1,4 @@
-"""An agent's own terms for its summaries."""
+"""The options of an agent's summaries, which its definition sets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gateway.core.prompt.summary import RETAINED_SHARE, ROOMY_SHARE
 from gateway.core.prompt.summary_check import without_broken_line
 
 
-class SummaryTerms(Struct, frozen=True):
-    """The terms of one agent. A term that is None has its default."""
+class SummaryOptions(Struct, frozen=True):
+    """The options of one agent's summaries. None: the option has its default."""
 
-    # A summary covers the whole conversation, not only the messages that are about to leave the window.
+    # True: a summary covers the whole conversation. False: it covers the messages that are about to leave the window.
     covers_all: bool = False
-    # The share of the window that is retained.
+    # The share of the window that a summary does not cover, if it does not cover all.
     own_retained_share: float | None = None
     # The model that writes the summaries, as the definition names it.
     model: str | None = None
@@ -26,7 +26,7 @@ class SummaryTerms(Struct, frozen=True):
     max_chars: int | None = None
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> SummaryTerms:
+    def of(cls, values: Mapping[str, Any]) -> SummaryOptions:
         """Reads an agent's definition (`AgentDefinition.compaction`)."""
         share = values.get("sliding_window_percentage")
         model = values.get("model") or None
