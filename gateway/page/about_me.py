@@ -84,7 +84,7 @@ class _PersonScreens(Struct, frozen=True):
     async def pause(self, request: ScreenRequest, form: PauseForm) -> ActionResult:
         access = make_access(request)
         await self.operations.edits.pause(access.editor, access.uid, is_paused=form.paused)
-        return ActionResult({"paused": form.paused}, access.path() + ("" if form.paused else SAVED))
+        return ActionResult({"paused": form.paused}, access.path() + ("#paused" if form.paused else SAVED))
 
 
 def make_screens(operations: PageOperations) -> list[Screen | Action]:

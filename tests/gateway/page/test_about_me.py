@@ -254,7 +254,7 @@ def test_a_person_corrects_and_the_model_is_told_it(world: World) -> None:
     assert "You corrected this on" in person.page(f"/f/{new['seq']}")
     muted = person.send(f"f/{new['seq']}/mute", muted="true")
     assert muted.headers["location"] == f"../../../../{person.path}/f/{new['seq']}#mute-saved"
-    saved = '<p class="saved" id="mute-saved" role="status">Saved: it is not mentioned any more.</p>'
+    saved = '<p class="saved" tabindex="-1" id="mute-saved" role="status">Saved: it is not mentioned any more.</p>'
     assert saved in person.page(f"/f/{new['seq']}")
     assert "not mentioned" in person.page()
     added = person.twin("/facts", {"text": "Alice lives in Lyon."})
@@ -371,7 +371,7 @@ def test_a_pause_holds_whatever_requests_say(world: World) -> None:
         assert said.headers["x-mnemogate-memory"] == "off"
     assert person.twin()["conversations"] == stored
     assert person.send("pause", paused="false").headers["location"] == f"../../{person.path}#saved"
-    assert '<p class="saved" id="saved" role="status">Memory is on again' in person.page()
+    assert '<p class="saved" tabindex="-1" id="saved" role="status">Memory is on again' in person.page()
     said = world.post([{"role": "user", "content": "Who is my cat?"}], {"x-mnemogate-user": "alice"})
     assert said.headers["x-mnemogate-memory"] == "on"
     assert [each for each in audit(world) if each[1] == "pause"] == [

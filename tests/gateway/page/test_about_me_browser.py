@@ -199,3 +199,28 @@ def test_an_application_shows_about_me_in_a_frame(
             button.click()
             page.frame_locator("iframe").get_by_role("button", name="Resume memory").wait_for()
         assert person.twin()["paused"]
+
+
+def test_after_each_act_the_focus_is_where_its_result_is_said(browser: Browser, world: World) -> None:
+    """A screen reader began each time at the top of a page, and says no status that a page comes with."""
+    _, seq = plan_trip(world)
+    talk = person_of(world).twin("/conversations")["items"][0]
+
+    def act(role: str, name: str) -> str:
+        page.get_by_role(role, name=name, exact=True).press("Enter")
+        page.wait_for_load_state("networkidle")
+        return str(page.locator(":focus").inner_text())
+
+    with opened(browser, person_of(world)) as page:
+        act("link", f"Correct fact {seq}")
+        assert page.locator(":focus").get_attribute("name") == "text"
+        page.keyboard.press("Control+A")
+        page.keyboard.insert_text("The train leaves on 6 May.")
+        assert act("button", "Save correction").startswith("Saved.")
+        assert act("button", "Do not mention") == "Saved: it is not mentioned any more."
+        page.get_by_role("link", name=ABOUT_ME).press("Enter")
+        assert act("button", "Pause memory").startswith("Memory is paused.")
+        assert act("button", "Resume memory").startswith("Memory is on again")
+    with opened(browser, person_of(world), f"/forget?conversation={talk['id']}") as page:
+        page.get_by_role("textbox").fill(str(talk["messages"]))
+        assert act("button", "Forget for good").startswith("It is gone")

@@ -2371,7 +2371,7 @@ def test_a_form_that_is_refused_has_the_reason_and_the_focus_at_its_field(
     forms: dict[str, tuple[dict[str, str], str]] = {
         "forget?all=1": ({"confirm": "77"}, "confirm"),
         "facts": ({"text": "Alice is 60."}, "new-fact"),
-        f"f/{seqs[0]}/correct": ({"text": "Alice has a cat called Miso 0."}, "text"),
+        f"f/{seqs[0]}/correct": ({"text": "Alice has a cat called Miso 0."}, "correct"),
     }
     assert send(f"{base}facts", text="Alice is 60.").status == 303
     for path, (fields, field) in forms.items():

@@ -1428,7 +1428,7 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     )
     assert sent.headers["location"].endswith(f"{link}#saved")
     saved = page(operator, link)
-    (message,) = re.findall(r'<p class="saved" id="saved" role="status">(.*?)</p>', saved)
+    (message,) = re.findall(r'<p class="saved" tabindex="-1" id="saved" role="status">(.*?)</p>', saved)
     counted = "2 messages say “peanuts”, right or wrong."
     assert plain(message) == (
         f"Saved. Version 2 is the text now. {counted} A reply may still repeat them. See them below"
