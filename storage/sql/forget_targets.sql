@@ -6,13 +6,8 @@ SELECT id FROM agents
 WHERE project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR profile = ?2) AND id > ?3 ORDER BY id LIMIT ?4
 
 -- name: agents_of_subject
--- Finds the memories of a project that have the subject ?3, in one profile or (NULL) any. The profiles, which are few,
--- are found one after the other in the index of scopes: the project may have a million other subjects.
-WITH RECURSIVE profiles(name) AS (
-    SELECT min(a.profile) FROM agents a WHERE a.project = ?1
-    UNION ALL SELECT (SELECT min(a.profile) FROM agents a WHERE a.project = ?1 AND a.profile > profiles.name)
-    FROM profiles WHERE profiles.name IS NOT NULL
-)
+-- Finds the memories of a project that have the subject ?3, in one profile or (NULL) any.
+WITH RECURSIVE {profiles}
 SELECT a.id FROM profiles CROSS JOIN agents a ON a.project = ?1 AND a.profile = profiles.name AND a.subject = ?3
 WHERE (CAST(?2 AS TEXT) IS NULL OR profiles.name = ?2) AND +a.id > ?4 ORDER BY a.id LIMIT ?5
 

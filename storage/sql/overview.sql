@@ -25,9 +25,11 @@ SELECT CAST(coalesce(sum(e.messages), 0) AS BIGINT) FROM exchanges e WHERE e.age
 
 -- name: conversations
 -- Reads a page of a user's conversations, the newest first. NULL stands for any profile.
-SELECT c.id, c.uid, c.key, a.project, a.profile, a.subject, c.last_at FROM agents a
+WITH RECURSIVE {profiles}
+SELECT c.id, c.uid, c.key, a.project, a.profile, a.subject, c.last_at FROM profiles
+CROSS JOIN agents a ON a.project = ?1 AND a.profile = profiles.name AND a.subject = ?3
 JOIN conversations c ON c.agent = a.id
-WHERE a.project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.profile = ?2) AND a.subject = ?3
+WHERE (CAST(?2 AS TEXT) IS NULL OR profiles.name = ?2)
 AND (c.last_at < ?4 OR (c.last_at = ?4 AND c.id < ?5)) ORDER BY c.last_at DESC, c.id DESC LIMIT ?6
 
 -- name: conversation_sizes

@@ -4,6 +4,15 @@
 -- The columns of an agent `a`, in the order of its record.
 a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, a.paused
 
+-- piece: profiles
+-- The profiles of the project ?1, which are few. They are found one after the other in the index of scopes: the project
+-- may have a million people.
+profiles(name) AS (
+    SELECT min(a.profile) FROM agents a WHERE a.project = ?1
+    UNION ALL SELECT (SELECT min(a.profile) FROM agents a WHERE a.project = ?1 AND a.profile > profiles.name)
+    FROM profiles WHERE profiles.name IS NOT NULL
+)
+
 -- piece: agent_name
 -- The name of the agent with a memory `a`, if it is one of the agents API.
 (SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')

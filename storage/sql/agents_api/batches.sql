@@ -54,4 +54,4 @@ SELECT name, result FROM steps WHERE job = ? ORDER BY id
 
 -- name: find_agents
 -- Finds agents of a project by their public ids.
-SELECT uid, id FROM agents WHERE project = ?1 AND uid {in:2:TEXT:64}
+SELECT uid, id FROM agents WHERE +project = ?1 AND uid {in:2:TEXT:64}

@@ -91,12 +91,12 @@ DELETE FROM blocks WHERE id = ?
 -- Finds the blocks that an agent and others see: attached ones, and its own that others have attached.
 SELECT x.target FROM attached x WHERE x.agent = ?1 AND x.kind = 'block'
 UNION SELECT b.id FROM blocks b
-JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
+CROSS JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
 
 -- name: hand_over
 -- Removes the owner of those blocks of an agent that other agents have attached.
-UPDATE blocks SET agent = NULL, profile = ''
-WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'block' AND x.agent <> ?1)
+UPDATE blocks SET agent = NULL, profile = '' WHERE agent = ?1
+AND EXISTS (SELECT 1 FROM attached x WHERE x.kind = 'block' AND x.target = blocks.id AND x.agent <> ?1)
 
 -- name: exchanges_among
 -- Finds which of some exchanges are of a memory.

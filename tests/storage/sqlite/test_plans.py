@@ -88,6 +88,27 @@ def test_exchanges_are_found_by(connection: sqlite3.Connection, where: str, inde
     assert f"USING INDEX {index} " in plan[0]
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "step"),
+    [
+        ("agents_api/batches.sql", "find_agents", "SEARCH agents USING INDEX sqlite_autoindex_agents_1 (uid=?)"),
+        (
+            "overview.sql",
+            "conversations",
+            "SEARCH a USING COVERING INDEX sqlite_autoindex_agents_2 (project=? AND profile=? AND subject=?)",
+        ),
+        ("agents_api/blocks.sql", "shared_with", "SEARCH x USING COVERING INDEX attached_target (kind=? AND target=?)"),
+        ("agents_api/blocks.sql", "hand_over", "SEARCH x USING COVERING INDEX attached_target (kind=? AND target=?)"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_named_are_found_without_all_rows_of_the_project(
+    connection: sqlite3.Connection, file: str, name: str, step: str
+) -> None:
+    steps = plan_of(connection, load(file)[name])
+    assert step in steps
+    assert not [each for each in steps if "agents_project" in each or each.endswith("(kind=?)")]
+
+
 def test_the_memories_of_a_subject_are_found_without_others_of_the_project(
     connection: sqlite3.Connection,
 ) -> None:
