@@ -121,10 +121,12 @@ def _count_speaker_names(
 
     in_index, sizes, in_tail: the occurrences, as in `Occurrences`.
     """
-    length, head, rows = layout.length, layout.head_length, layout.placed.rows
+    length = layout.length
+    head = layout.head_length
+    tail_rows = layout.placed.rows
     counts = [
         sum(
-            not hit & HEAD and length[tail_row := rows[hit >> ROW_SHIFT]] - head[tail_row] <= _FRAME_TERMS
+            not hit & HEAD and length[row := tail_rows[hit >> ROW_SHIFT]] - head[row] <= _FRAME_TERMS
             for hit in hits
         )
         for hits in in_tail
@@ -132,11 +134,11 @@ def _count_speaker_names(
     if len(in_index):
         import numpy as np
 
-        row = in_index >> ROW_SHIFT
-        in_frame = (in_index & HEAD) == 0
-        in_frame &= np.asarray(length)[row].astype(np.int64) - np.asarray(head)[row] <= _FRAME_TERMS
-        term = np.arange(len(sizes)).repeat(sizes)
-        counts = (counts + np.bincount(term, in_frame, len(sizes))).astype(int).tolist()
+        rows = in_index >> ROW_SHIFT
+        is_in_frame = (in_index & HEAD) == 0
+        is_in_frame &= np.asarray(length)[rows].astype(np.int64) - np.asarray(head)[rows] <= _FRAME_TERMS
+        term_numbers = np.arange(len(sizes)).repeat(sizes)
+        counts = (counts + np.bincount(term_numbers, is_in_frame, len(sizes))).astype(int).tolist()
     return [count if count >= _MIN_SPEAKER_MESSAGES else 0 for count in counts]
 
 
@@ -174,23 +176,27 @@ def find_names(
     A name that comes from the index is not looked for in the tail, since all words there would have to be hashed.
 
     rows: the rows of the messages, best first: only the first names are looked for.
+    query: the query; its own names are not looked for again.
+    secret: the secret of the agent, with which names are hashed.
     """
-    has_index, tail_rows, tail = index.blob_bytes > 0, layout.placed.rows, layout.placed.tail
+    has_index = index.blob_bytes > 0
+    tail = layout.placed.tail
+    tail_rows = layout.placed.rows
     # The names by their hashes if there is an index to compare with, otherwise by themselves. Of a name that comes from
     # the index only the hash is known.
     names: dict[int | str, str] = {}
     indexed_rows = [row for row in rows if row not in tail_rows] if has_index else []
-    in_index = (
+    hashes_by_row = (
         dict(zip(indexed_rows, index.list_name_hashes(indexed_rows), strict=True)) if indexed_rows else {}
     )
     for row in rows:
-        if row in in_index:
-            for name_hash in in_index[row]:
+        if row in hashes_by_row:
+            for name_hash in hashes_by_row[row]:
                 names.setdefault(name_hash, "")
         else:
-            in_tail = tail.names[tail_rows.index(row)]
-            name_keys = hash_terms(in_tail, secret).values() if has_index else in_tail
-            names.update(zip(name_keys, in_tail, strict=True))
+            tail_names = tail.names[tail_rows.index(row)]
+            name_keys = hash_terms(tail_names, secret).values() if has_index else tail_names
+            names.update(zip(name_keys, tail_names, strict=True))
     for key in query.hashes if has_index else query.terms:
         names.pop(key, None)
     if not names:

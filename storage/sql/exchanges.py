@@ -66,8 +66,9 @@ SQL = load("exchanges.sql")
 class SnapshotRow(NamedTuple):
     """A row of a statement that reads several kinds of rows at once. The kind decides what the other values are."""
 
+    # The kind of the row, such as "block" or "edit".
     kind: str
-    # Five values.
+    # Five values, mostly rows, versions and flags.
     numbers: Sequence[Any]
     # Three texts, each of which may be missing.
     texts: Sequence[Any]

@@ -16,9 +16,9 @@ class ChoiceEnds:
         self._choice_count = choice_count
         # The indices of the choices that had their finish_reason, and no content after it.
         self._ended: set[str] = set()
-        # True: a finish_reason came.
-        self.has_any = False
-        # True: content came after a finish_reason, so no finish_reason shows the end of the reply.
+        # True if a finish_reason came, with or without content after it.
+        self.has_finish_reason = False
+        # True if content came after a finish_reason, so that no finish_reason shows the end of the reply.
         self.has_gone_on = False
 
     @property
@@ -36,5 +36,5 @@ class ChoiceEnds:
             self.has_gone_on = True
         if choice.get("finish_reason"):
             self._ended.add(index)
-            self.has_any = True
+            self.has_finish_reason = True
         return goes_on

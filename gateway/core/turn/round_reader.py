@@ -190,7 +190,7 @@ class RoundReader:
         """Ends a stream that was not broken off."""
         if not self._round.is_success:
             return ErrorReply(b"".join(self._error_body))
-        if not self._ends.has_any:
+        if not self._ends.has_finish_reason:
             return self.fail(UpstreamReplyBroken("The upstream's stream ended before its reply was complete"))
         return self._end_complete()
 
