@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.errors import BadRequest
-from gateway.validation import Fault
+from gateway.validation import Fault, list_literal_values
 
 
 def make_fault_error(fault: Fault) -> BadRequest:
@@ -14,4 +14,6 @@ def make_fault_error(fault: Fault) -> BadRequest:
         return BadRequest(f"Unknown field: {name}.{hint}", param=name)
     if fault.kind == "missing":
         return BadRequest(f"The field {name} is missing.", param=name)
-    return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)
+    choices = ", ".join(list_literal_values(fault.expected)) if fault.kind == "enum" else ""
+    hint = f" It is one of: {choices}." if choices else ""
+    return BadRequest(f"{name or 'The body'}: {fault.message}.{hint}", param=name)

@@ -81,7 +81,8 @@ class LinkOperations(Struct, frozen=True):
         scope = Scope(project, request.profile or self.default_profile(project), f"user:{user}")
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise UnknownId("Nothing is remembered of this user yet.", param="user")
+            where = f" in the profile {scope.profile}" if request.profile else ""
+            raise UnknownId(f"Nothing is remembered of this user yet{where}.", param="user")
         now = self.now()
         expires_at = min(now + request.ttl_s, math.inf if key_expires_at is None else key_expires_at)
         token = await self.store.links.create(agent.id, key_id, expires_at, rights, now)

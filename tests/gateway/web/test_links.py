@@ -93,6 +93,14 @@ def test_the_error_of_a_request_names_the_fault(world: World, body: Any, param: 
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
 
+def test_an_unknown_right_or_profile_is_named_with_what_there_is(world: World) -> None:
+    """The error did not say which rights there are, and blamed the user for a mistyped profile."""
+    message = ask(world, {"user": "alice", "rights": ["read"]}).json()["error"]["message"]
+    assert message.endswith("It is one of: see, correct, forget, export, pause.")
+    message = ask(world, {"user": "alice", "profile": "other"}).json()["error"]["message"]
+    assert message == "Nothing is remembered of this user yet in the profile other."
+
+
 def test_a_user_is_named_as_in_requests(world: World) -> None:
     for name, status in ((" alice\t", 200), ("\t", 400), ("alice\x00", 400), ("a" * 10_000, 400), ("%", 404)):
         assert ask(world, {"user": name}).status_code == status, name
