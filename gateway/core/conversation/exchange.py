@@ -38,11 +38,12 @@ def is_tombstone(exchange: Exchange) -> bool:
 
 def ends_off_record(exchange: Exchange) -> bool:
     """Returns whether an exchange's last message or reply is off the record, and so each turn that repeats it."""
-    return (
-        is_tombstone(exchange)
-        or REPLY in exchange.redactions
-        or len(exchange.inputs) - 1 in exchange.redactions
-    )
+    return lacks_reply(exchange) or len(exchange.inputs) - 1 in exchange.redactions
+
+
+def lacks_reply(exchange: Exchange) -> bool:
+    """Returns whether an exchange's reply is forgotten or off the record."""
+    return is_tombstone(exchange) or REPLY in exchange.redactions
 
 
 class OffRecordPart(IntEnum):

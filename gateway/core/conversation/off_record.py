@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 
 from gateway.core.conversation.canonical import is_result, is_user, is_user_or_text
-from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
+from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone, lacks_reply
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
@@ -24,15 +24,17 @@ def repeats_off_record(
     follows_head: bool,
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, goes on, or gets results of its tools."""
-    repeated = [
-        other for other in rivals if is_asked_again(query, other, exchange, follows_head=follows_head)
-    ]
-    goes_on = not any(map(is_user, exchange.inputs))
+    repeats = any(
+        ends_off_record(other)
+        for other in rivals
+        if is_asked_again(query, other, exchange, follows_head=follows_head)
+    )
+    if repeats or match_point is None or any(map(is_user, exchange.inputs)):
+        return repeats
     if query.ignores_forgotten:
-        goes_on = goes_on and any(map(is_result, exchange.inputs))
-    if match_point is not None and goes_on:
-        repeated.append(match_point)
-    return any(map(ends_off_record, repeated))
+        # If only the question was forgotten, its calls are still there, and their results join the conversation.
+        return lacks_reply(match_point) and any(map(is_result, exchange.inputs))
+    return ends_off_record(match_point)
 
 
 def is_asked_again(query: Query, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:

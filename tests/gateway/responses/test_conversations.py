@@ -731,6 +731,27 @@ def test_a_result_goes_with_its_call_after_a_deletion(
     assert roles == (["user"] if deleted == 5 else []) + ["assistant", "tool"]
 
 
+def test_the_calls_after_a_deleted_question_get_their_results(world: World, upstream: StrictUpstream) -> None:
+    conversation = world.sdk.conversations.create()
+    asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
+    upstream.queue(
+        call_tools(Call("weather", {"city": "Rome"})), call_tools(Call("weather", {"city": "Oslo"}))
+    )
+    respond(world, input="Where is it warm?", **asked_with)
+    question = items_of(world, conversation.id)[0]
+    world.sdk.conversations.items.delete(question["id"], conversation_id=conversation.id)
+    for output in ("31 degrees", "12 degrees"):
+        call_id = items_of(world, conversation.id)[-1]["call_id"]
+        respond(
+            world,
+            input=[{"type": "function_call_output", "call_id": call_id, "output": output}],
+            **asked_with,
+        )
+    assert [message["role"] for message in upstream.last.messages] == ["assistant", "tool"] * 2
+    types = [each["type"] for each in items_of(world, conversation.id)]
+    assert types == ["function_call", "function_call_output"] * 2 + ["message"]
+
+
 @pytest.mark.parametrize(
     "again",
     [
