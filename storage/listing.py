@@ -373,8 +373,11 @@ def matches_tags(tags: Sequence[str], filter_tags: Sequence[str], *, needs_all: 
 class NamedAgent(Struct, frozen=True):
     """An agent of the agents API, by its names."""
 
+    # The name of the agent.
     name: str
+    # The public id of the agent.
     uid: str
+    # The time at which the agent was made, in seconds since the epoch.
     created: float
 
 

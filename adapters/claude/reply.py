@@ -97,8 +97,9 @@ class _Parts:
     reasoning: str = ""
     # The calls in OpenAI's form.
     calls: list[Json] = field(default_factory=list)
-    # The blocks without a field in OpenAI's form, with their indices: thoughts, and all others.
+    # The blocks with thoughts, with their indices.
     thinking_blocks: list[Json] = field(default_factory=list)
+    # The other blocks without a field in OpenAI's form, with their indices.
     provider_blocks: list[Json] = field(default_factory=list)
     # The citations of all text blocks, with their spans of the content.
     citations: list[Json] = field(default_factory=list)

@@ -34,7 +34,7 @@ class RequestBody(Struct, frozen=True):
     # The keys that the body has more than once; parsers differ in which value they take.
     repeated_keys: Sequence[str] = ()
 
-    def value(self, key: str) -> Any:
+    def read_value(self, key: str) -> Any:
         """Returns the decoded value of a field; None: the field is missing, or its value cannot be read."""
         member = self.members.get(key)
         if member is None:
@@ -62,7 +62,7 @@ class RequestBody(Struct, frozen=True):
 
         A body that has it, asks for no stream, or has options that cannot be read stays as it is.
         """
-        options = self.value("stream_options")
+        options = self.read_value("stream_options")
         if options is None:
             options = {}
         # The upstream judges bad or repeated fields.

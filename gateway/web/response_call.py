@@ -230,7 +230,7 @@ class ResponseCallRoute(ForwardedRoute):
     def _is_answered_by_chat(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> bool:
         """Returns whether a request is answered by way of chat completions, and not by its upstream's responses."""
         continues_here = continues_gateway_response(
-            request_body.value("previous_response_id"), request_body.value("conversation")
+            request_body.read_value("previous_response_id"), request_body.read_value("conversation")
         )
         if self.parts.forwarder.is_translated_to_chat(
             head.upstream_path, request_body.model, head.upstream_name, continues_here=continues_here

@@ -61,15 +61,15 @@ def load(file: str) -> Mapping[str, Statement]:
 
     Raises: ValueError: a file has a name twice, or a text for one database alone.
     """
-    shared, _ = _parse("pieces.sql")
-    own, texts = _parse(file)
-    pieces = {**shared, **own}
+    shared_pieces, _ = _parse("pieces.sql")
+    own_pieces, texts = _parse(file)
+    pieces = {**shared_pieces, **own_pieces}
     statements: dict[str, Statement] = {}
     for name, text in texts.items():
         if "{direction}" in text.sqlite:
             for end, direction in _DIRECTIONS.items():
-                directed = {**pieces, "direction": _Text(direction, direction)}
-                statements[f"{name}_{end}"] = _make_statement(f"{file}: {name}_{end}", text, directed)
+                directed_pieces = {**pieces, "direction": _Text(direction, direction)}
+                statements[f"{name}_{end}"] = _make_statement(f"{file}: {name}_{end}", text, directed_pieces)
         else:
             statements[name] = _make_statement(f"{file}: {name}", text, pieces)
     return MappingProxyType(statements)
@@ -78,24 +78,26 @@ def load(file: str) -> Mapping[str, Statement]:
 class _Text(NamedTuple):
     """The text of a piece or a statement for each database, as the .sql file has it, without comments."""
 
+    # The text for SQLite.
     sqlite: str
+    # The text for PostgreSQL.
     postgres: str
 
 
 @cache
 def _parse(file: str) -> tuple[dict[str, _Text], dict[str, _Text]]:
     """Returns the pieces and the statements of a file by name. Raises: ValueError, as `load`."""
-    # By marker, by name, and by database ("": both).
+    # The texts by marker, by name, and by database ("": both).
     found: dict[str, dict[str, dict[str, str]]] = {"piece": {}, "name": {}}
     _, *parts = _BEGIN.split(resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
     for marker, name, database, body in zip(*(iter(parts),) * 4, strict=True):
         lines = (line for line in body.splitlines() if not line.startswith("--"))
         by_database = found[marker].setdefault(name, {})
-        key = database or ""
-        # A text for both databases (key "") stands alone.
-        if key in by_database or (by_database and "" in (key, *by_database)):
+        database = database or ""
+        # A text for both databases ("") stands alone.
+        if database in by_database or (by_database and "" in (database, *by_database)):
             raise ValueError(f"{file} has {name} twice")
-        by_database[key] = "\n".join(lines).strip().rstrip(";")
+        by_database[database] = "\n".join(lines).strip().rstrip(";")
     return _pair_texts(file, found["piece"]), _pair_texts(file, found["name"])
 
 
@@ -123,8 +125,10 @@ def _make_statement(name: str, text: _Text, pieces: Mapping[str, _Text]) -> Stat
         sized_columns = int(match[2])
         is_padded = match[1] == "padded"
         # SQLite's connection adds these values after the parameters of both databases.
-        last = max(int(number) for number in re.findall(r"\?(\d+)", sqlite))
-        sqlite = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", sqlite)
+        next_number = 1 + max(int(number) for number in re.findall(r"\?(\d+)", sqlite))
+        sqlite = _FILLED.sub(
+            f"?{next_number}, ?{next_number + 1}" if is_padded else f"?{next_number}", sqlite
+        )
     sqlite, sizes = _translate_for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", sqlite))
     postgres = _translate_for_postgres(_assemble(text.postgres, lambda name: pieces[name].postgres))
     return Statement(
@@ -221,4 +225,4 @@ def lower_ascii(text: TextT) -> TextT:
     """Returns a text with ASCII's capitals in lower case, as SQLite's lower() does, for `{has:..}`. None stays None."""
     if text is None:
         return None
-    return "".join(c.lower() if c.isascii() else c for c in text)
+    return "".join(character.lower() if character.isascii() else character for character in text)

@@ -64,7 +64,7 @@ def test_no_id_is_read_of_a_field_of_very_many_values() -> None:
     for count, user in ((1, "ann"), (MAX_VALUES, None)):
         body = b'{"metadata":{"person":"ann","x":[' + b"0," * count + b"0]}}"
         assert find_request_user((), body, rules, 0.0) == user
-        assert (read_request_body(body).value("metadata") is None) is (user is None)
+        assert (read_request_body(body).read_value("metadata") is None) is (user is None)
 
 
 def test_the_words_of_codex_about_its_turn_are_read_up_to_a_length() -> None:

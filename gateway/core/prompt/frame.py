@@ -27,8 +27,8 @@ def without_frame(text: str) -> str:
         words = question
     elif replaced := IN_PLACE.match(text):
         words = _without_added(text[replaced.end() :])
-    before_line, has_line, line = words.rpartition(_RUNTIME_BEGIN)
-    if has_line and _RUNTIME_SESSION in line and "\n" not in line:
+    before_line, line_begin, line = words.rpartition(_RUNTIME_BEGIN)
+    if line_begin and _RUNTIME_SESSION in line and "\n" not in line:
         words = before_line
     without_reminders = _without_tagged(words, _REMINDER_BEGIN, _REMINDER_END)
     return without_reminders if without_reminders.strip() else words

@@ -96,14 +96,18 @@ class _Part:
     """A part of the content: a text with its annotations and logprobs, or a refusal."""
 
     def __init__(self, part_type: str) -> None:
+        """Makes an empty part. part_type: "output_text" or "refusal"."""
         self.type = part_type
+        # The pieces of the text or the refusal.
         self.pieces: list[str] = []
+        # The logprobs of the text's tokens, if the upstream sends them.
         self.logprobs: list[Any] = []
+        # The annotations of the text, such as citations.
         self.annotations: list[Json] = []
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """The text or the refusal so far."""
         return "".join(self.pieces)
 
     def render(self) -> Json:

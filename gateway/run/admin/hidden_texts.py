@@ -42,30 +42,32 @@ class HiddenText(Struct, frozen=True):
 
     # The name of the record with the text, such as "version 2 of human", or "message 4, replaced".
     place: str
-    # The part of it around the words.
+    # The part of the text around the words.
     text: str
-    # The page that shows it, relative to /ui/.
+    # The page that shows the record, relative to /ui/.
     href: str
     # The number of the message that has the text; None: no message has it.
     message: int | None = None
-    # The earlier version of a block that has it, as the text of its `VersionId`; None: no version has it, or one whose
-    # lines the block still has.
+    # The earlier version of a block that has the text, in the form of `VersionId`; None: the record is no version, or
+    # the block still has its lines.
     version: str | None = None
 
 
 class HiddenTexts(Struct, frozen=True):
     """The texts of a memory that have the words and are never recalled."""
 
+    # The texts: ended facts first.
     items: tuple[HiddenText, ...] = ()
-    # All unindexed texts and all ended facts were looked through, and `items` has all that match.
+    # True if all unindexed texts and all ended facts were looked through, and `items` has all that match.
     is_complete: bool = True
 
 
 class EndedFacts(NamedTuple):
     """The ended facts of a memory that have the words."""
 
+    # The facts, the newest first.
     facts: Sequence[Fact]
-    # All ended facts were looked through.
+    # True if all ended facts were looked through.
     is_complete: bool
 
 
@@ -74,8 +76,9 @@ class _UnindexedText(NamedTuple):
 
     # The number of the message.
     seq: int
-    # What the text is; "": a message that the index has, of which it may have only the beginning.
+    # The kind of the text; "": a message that the index has, of which it may have only the beginning.
     description: str
+    # The whole text.
     text: str
 
 

@@ -64,7 +64,7 @@ class WholeBody(Protocol):
     def raw(self) -> bytes:
         """The body as it came."""
 
-    def value(self, key: str) -> Any:
+    def read_value(self, key: str) -> Any:
         """Returns the value of a field; None: the body has no such field, or its value cannot be read."""
 
     def with_model(self, model: str) -> bytes:
@@ -126,7 +126,11 @@ class Outgoing(Struct, frozen=True):
         if self.method == "GET" or not self.is_about_stored:
             return False
         body = self.body
-        is_stored = body is None or body.value("store") is not False or body.value("conversation") is not None
+        is_stored = (
+            body is None
+            or body.read_value("store") is not False
+            or body.read_value("conversation") is not None
+        )
         return is_stored or self.upstream_path.partition("?")[0] != "/responses"
 
     @property
@@ -134,7 +138,11 @@ class Outgoing(Struct, frozen=True):
         """True if the request continues an object that an upstream stores, or refers to an item of it."""
         body = self.body
         names = ("previous_response_id", "conversation")
-        return body is None or any(body.value(n) is not None for n in names) or b"item_reference" in body.raw
+        return (
+            body is None
+            or any(body.read_value(name) is not None for name in names)
+            or b"item_reference" in body.raw
+        )
 
     @property
     def is_list(self) -> bool:
