@@ -21,7 +21,7 @@ from gateway.agents.batches.batch_ids import make_public_id
 from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
-from gateway.agents.batches.parts import Miss, PartJournal, ProviderPart, SubmissionFailure, describe_cause
+from gateway.agents.batches.parts import FailedRequest, PartJournal, ProviderPart, describe_cause
 from gateway.agents.batches.results import PartResults
 from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
@@ -222,7 +222,7 @@ class _Attempt:
         if (wait_s := await self._delete_data()) is not None:
             waits.append(wait_s)
         if waits:
-            raise JobPostponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
+            raise JobPostponed("its providers stop, and delete their data", min(waits), is_planned=True)
         await self.job.finish()
         self.jobs.logged_counts.pop(self.batch.id, None)
 
@@ -269,9 +269,8 @@ class _Attempt:
                 "%s could not stop a part, and is asked again: %s", part.upstream, describe_cause(error)
             )
             # Some providers can find a part only after its end, perhaps a day later.
-            return await self.parts.note_miss(
-                part, Miss.UNHEARD if isinstance(error, BatchOutcomeUnknown) else Miss.UNSTOPPED
-            )
+            kind = FailedRequest.ANY if isinstance(error, BatchOutcomeUnknown) else FailedRequest.CANCEL
+            return await self.parts.note_failed_request(part, kind)
         return False
 
     async def _log_progress(self) -> None:
@@ -317,12 +316,12 @@ class _Attempt:
         statuses = _LOOK_UP_REFUSED_STATUSES if part.id is None else _DELETED_STATUSES
         is_final = isinstance(error, ProviderRefused) and error.status in statuses
         if is_final or isinstance(error, UnreadableResults):
-            miss = Miss.UNFOUND if part.id is None else Miss.UNREAD
+            kind = FailedRequest.LOOK_UP if part.id is None else FailedRequest.RESULTS
             message = error.message
         else:
-            miss = Miss.UNHEARD
+            kind = FailedRequest.ANY
             message = f"For three days the provider gave nothing but errors, the last one: {error.message}"
-        if await self.parts.note_miss(part, miss):
+        if await self.parts.note_failed_request(part, kind):
             await self.submitter.fail(part, message)
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
@@ -343,7 +342,7 @@ class _Attempt:
             await self.submitter.divide(part, state.message, state.queue_tokens)
             return
         if state.message and not state.has_results:
-            await self.submitter.note_failure(part, state.message, SubmissionFailure(refused=True))
+            await self.submitter.note_failure(part, state.message, is_refused=True)
             return
         if state.is_gone or not provider.is_durable:
             # A fault may have ended the calls of this process before all were made.
@@ -370,7 +369,7 @@ class _Attempt:
                 except ProviderError as error:
                     message = "%s could not delete what it has of %s, and is asked again: %s"
                     self._log.warning(message, part.upstream, provider_id, describe_cause(error))
-                    if not await self.parts.note_miss(part, Miss.UNDELETED):
+                    if not await self.parts.note_failed_request(part, FailedRequest.DELETE):
                         waits.append(self.parts.choose_delete_wait_s(part))
                         continue
                 await self.parts.note_deleted(part, refusals)

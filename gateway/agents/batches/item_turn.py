@@ -72,11 +72,10 @@ class ItemTurn:
         """
         if not self.replies.composes or self.replies.taken_count < len(self.texts.rounds):
             return
-        results = [result.shown for stored in self.texts.rounds for result in stored.results]
+        results = [result.shown for stored_round in self.texts.rounds for result in stored_round.results]
         texts, _ = self.block_edits.describe_changes(results)
         if texts:
-            mark = make_mark(self.context.agent.secret)
-            note = render_note((), texts, self.now(), mark=mark).rstrip()
+            note = render_note((), texts, self.now(), mark=make_mark(self.context.agent.secret)).rstrip()
             last_index = max(answers)
             answers[last_index] = replace(answers[last_index], changes=note)
 
@@ -90,4 +89,4 @@ class ItemTurn:
 
     def sum_counts(self, last_counts: TokenCounts) -> TokenCounts:
         """Returns the tokens of all rounds. last_counts: the tokens of the round that is not stored yet."""
-        return last_counts.plus(*(stored.counts for stored in self.texts.rounds))
+        return last_counts.plus(*(stored_round.counts for stored_round in self.texts.rounds))

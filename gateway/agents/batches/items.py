@@ -33,7 +33,7 @@ from gateway.agents.batches.item_texts import (
     load_edit,
 )
 from gateway.agents.batches.item_turn import ItemTurn
-from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
+from gateway.agents.batches.stored_replies import ReplayedTools, ReplyNotStored, StoredReplies
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, make_chat_request, make_identity
@@ -185,7 +185,7 @@ class ItemTurns:
         )
         try:
             await TurnRun(call, turn.replies, prompt, turn, self._turns, guide, terms).run()
-        except NotYet:
+        except ReplyNotStored:
             pass
         except GatewayError:
             if turn.outcome is None:  # otherwise the error is of a reply, with which the turn has ended

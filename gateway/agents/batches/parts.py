@@ -5,7 +5,7 @@ The journal of the batch's job has these entries:
     part-<n>        part n is about to be submitted; with its upstream, model, mark, time and number of items
     made-<n>-<m>    the provider's id of part n, submitted after m refusals
     failed-<n>-<t>  the t-th submission of part n failed; perhaps with a time before which it is not tried again
-    <miss>-<n>-<t>  a request of another kind about part n failed for the t-th time (`Miss`)
+    <kind>-<n>-<t>  a request of another kind about part n failed for the t-th time (`FailedRequest`)
     over-<n>        all results of part n were read, or the provider's queue had no room for it; with the time
     gone-<n>-<m>    the provider has deleted the data of part n that was submitted after m refusals
 """
@@ -29,8 +29,8 @@ from gateway.core.dates import DAY_S
 from gateway.run.background.job_context import JobContext
 from storage.sql.store import Store
 
-# The most attempts at one request about a part, unless the provider does not answer (`_UNHEARD_S`). Not measured: with
-# fewer, a part fails in a short outage.
+# The most attempts at one request about a part, unless the provider does not answer (`_NO_ANSWER_S`). Not measured:
+# with fewer, a part fails in a short outage.
 MAX_TRIES = 8
 # The longest wait between two polls, as a multiple of the first wait. A shorter wait is a tenth of the time that has
 # passed, so that a result is fetched late by a tenth of its time. Not measured.
@@ -39,17 +39,17 @@ _MAX_WAIT_FACTOR = 10
 _NO_ROOM_S = 86_400.0
 # The seconds for which a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday
 # on can be replaced on Monday.
-_UNHEARD_S = 3 * 86_400.0
+_NO_ANSWER_S = 3 * 86_400.0
 
 
-class Miss(StrEnum):
-    """A failed request about a part, by its name in the journal."""
+class FailedRequest(StrEnum):
+    """The kinds of failed requests about a part, besides submissions, by their names in the journal."""
 
-    UNFOUND = "unfound"  # a submission cannot be looked up
-    UNREAD = "unread"  # there are no results
-    UNHEARD = "unheard"  # the provider does not answer
-    UNSTOPPED = "unstopped"  # the provider does not cancel the part
-    UNDELETED = "undeleted"  # the provider does not delete the part's data
+    LOOK_UP = "unfound"  # a submission cannot be looked up
+    RESULTS = "unread"  # there are no results
+    ANY = "unheard"  # the provider does not answer, whatever it is asked
+    CANCEL = "unstopped"  # the provider does not cancel the part
+    DELETE = "undeleted"  # the provider does not delete the part's data
 
 
 class SubmissionFailure(Struct, frozen=True):
@@ -78,8 +78,8 @@ class ProviderPart:
     count: int
     # The submissions that failed, oldest first.
     failures: list[SubmissionFailure] = field(default_factory=list)
-    # The times of other failures by kind, oldest first.
-    misses: dict[Miss, list[float]] = field(default_factory=dict)
+    # The times of other failed requests by kind, oldest first.
+    failed_at: dict[FailedRequest, list[float]] = field(default_factory=dict)
     # The provider's ids of this part, by the number of refusals before each.
     provider_ids: dict[int, str] = field(default_factory=dict)
     # The keys of `provider_ids` for which the provider has deleted its data.
@@ -178,19 +178,19 @@ class PartJournal:
         await self._write(f"made-{part.number}-{part.refusals}", {"id": provider_id})
         part.provider_ids[part.refusals] = provider_id
 
-    async def note_failed(self, part: ProviderPart, failure: SubmissionFailure) -> None:
+    async def note_failed_submission(self, part: ProviderPart, failure: SubmissionFailure) -> None:
         """Writes down that a part could not be submitted, without the error's text, which may quote a user."""
         await self._write(f"failed-{part.number}-{len(part.failures) + 1}", asdict(failure))
         part.failures.append(failure)
 
-    async def note_miss(self, part: ProviderPart, miss: Miss) -> bool:
-        """Writes down that a request about a part has failed. Returns whether the request is given up."""
-        times = part.misses.setdefault(miss, [])
+    async def note_failed_request(self, part: ProviderPart, kind: FailedRequest) -> bool:
+        """Writes down that a request about a part has failed. Returns whether such requests are given up."""
+        times = part.failed_at.setdefault(kind, [])
         at = self.now()
-        await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
+        await self._write(f"{kind}-{part.number}-{len(times) + 1}", {"at": at})
         times.append(at)
-        if miss is Miss.UNHEARD:
-            return self._measure_failures(times) >= _UNHEARD_S
+        if kind is FailedRequest.ANY:
+            return self._measure_failures(times) >= _NO_ANSWER_S
         return len(times) >= MAX_TRIES
 
     async def note_deleted(self, part: ProviderPart, refusals: int) -> None:
@@ -217,7 +217,7 @@ class PartJournal:
 
     def choose_delete_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until the next request to delete a part's data, which double with each failure."""
-        times = part.misses.get(Miss.UNDELETED)
+        times = part.failed_at.get(FailedRequest.DELETE)
         return self._measure_left_s(times[-1], self.first_poll_s * 2.0 ** len(times)) if times else 0.0
 
     def choose_submission_wait_s(self, part: ProviderPart) -> float:
@@ -280,9 +280,9 @@ def _restore_part(part: ProviderPart, entries: Mapping[str, Any]) -> None:
             part.provider_ids[refusals] = submission["id"]
         if f"gone-{part.number}-{refusals}" in entries:
             part.deleted.add(refusals)
-    for miss in Miss:
-        times = part.misses[miss] = []
-        while (entry := entries.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
+    for kind in FailedRequest:
+        times = part.failed_at[kind] = []
+        while (entry := entries.get(f"{kind}-{part.number}-{len(times) + 1}")) is not None:
             times.append(entry["at"])
     if (end := entries.get(f"over-{part.number}")) is not None:
         part.over_at = end.get("at", 0.0)

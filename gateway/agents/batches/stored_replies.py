@@ -23,7 +23,7 @@ from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream_call import UpstreamCall
 
 
-class NotYet(Exception):
+class ReplyNotStored(Exception):
     """The next reply is not stored yet."""
 
 
@@ -48,11 +48,11 @@ class StoredReplies:
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the next reply. Raises: NotYet, or the error in place of the reply."""
+        """Returns the next reply. Raises: ReplyNotStored, or the error in place of the reply."""
         if self.taken_count == len(self.replies):
             if self.composes:
                 self.request = await make(self.target, self.endpoint)
-            raise self.failure or NotYet
+            raise self.failure or ReplyNotStored
         self.taken_count += 1
         return BufferedReply(200, (JSON_HEADER,), self.replies[self.taken_count - 1])
 

@@ -160,15 +160,18 @@ class PartSubmitter:
             await self.outcomes.write(retries)
         await self.parts.note_over(part, found_no_room=True)
 
-    async def note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
+    async def note_failure(
+        self, part: ProviderPart, message: str, *, is_refused: bool, until: float = 0.0
+    ) -> None:
         """Notes that a provider did not take a part, and gives the part up after `MAX_TRIES` failures.
 
         message: the provider's error message.
+        is_refused, until: the fields of the `SubmissionFailure`.
         """
-        await self.parts.note_failed(part, failure)
+        await self.parts.note_failed_submission(part, SubmissionFailure(is_refused, until))
         attempt = len(part.failures)
         self._log.warning("%s did not take a part (attempt %d of %d).", part.upstream, attempt, MAX_TRIES)
-        if len(part.failures) >= MAX_TRIES:
+        if attempt >= MAX_TRIES:
             await self.fail(part, message)
 
     async def fail(self, part: ProviderPart, message: str) -> None:
@@ -201,7 +204,7 @@ class PartSubmitter:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
             wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
             until = self.parts.now() + min(wait_s or 0.0, DAY_S)
-            await self.note_failure(part, error.message, SubmissionFailure(is_refused, until))
+            await self.note_failure(part, error.message, is_refused=is_refused, until=until)
             return False
         await self.parts.note_provider_id(part, provider_id)
         return True

@@ -684,7 +684,7 @@ def test_a_batch_goes_on_when_its_revoked_key_works_again(
 def test_a_key_that_stays_revoked_fails_the_items(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "_UNHEARD_S", 20.0)
+    monkeypatch.setattr(parts, "_NO_ANSWER_S", 20.0)
     with serve_batches(tmp_path, held=True) as world:
         server = world.find_server(model)
         batch = world.create_batch([*world.create_agents(2, model), *world.create_agents(1, "up/m")])
