@@ -28,9 +28,10 @@ from gateway.run.memory.leases import make_lock_name
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from gateway.run.request_context import RequestContext
-from gateway.run.response_attempt import FORGOTTEN_ERROR, ResponseServices
+from gateway.run.response_attempt import FORGOTTEN_ERROR
 from gateway.run.response_maker import MAX_ACCEPTED_RESPONSES, RESPONSE_JOB, ResponseMaker
 from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialect
+from gateway.run.response_services import ResponseServices
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.usage.limiter import Limiter

@@ -18,9 +18,10 @@ from adapters.types import Json
 from gateway.core.usage.limit_rules import LimitReservation
 from gateway.run.background.job_context import JobContext
 from gateway.run.request_context import RequestContext
-from gateway.run.response_attempt import AcceptedResponse, ResponseAttempt, ResponseServices
+from gateway.run.response_attempt import AcceptedResponse, ResponseAttempt
 from gateway.run.response_log import ResponseLog
 from gateway.run.response_runs import BackgroundRequest
+from gateway.run.response_services import ResponseServices
 from storage.errors import StoreError
 from storage.job_records import Job
 from storage.run_records import Run, RunState
