@@ -74,6 +74,8 @@ class Capabilities(Struct, frozen=True):
     replies_without_thoughts: bool = True
     # Fields of a chat completion that the translation drops, since the upstream's dialect has no place for them.
     untranslatable_fields: tuple[str, ...] = ()
+    # The highest temperature of the upstream's dialect, to which the translation lowers a higher one; None: OpenAI's.
+    max_temperature: float | None = None
     # True if a model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.

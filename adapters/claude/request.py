@@ -15,7 +15,7 @@ from typing import Any, Final
 from adapters.claude.cache_marks import place_marks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import arrange_turns
-from adapters.claude.model_traits import ModelTraits, get_traits
+from adapters.claude.model_traits import MAX_TEMPERATURE, ModelTraits, get_traits
 from adapters.claude.thinking import drop_refused_thinking, drop_unbound_thoughts, set_effort
 from adapters.claude.tool_schemas import translate_answer_schema, translate_tool_choice, translate_tools
 from adapters.types import Json
@@ -78,7 +78,9 @@ def translate_request(
     claude_request |= {
         key: value for key, value in body.items() if key not in _NOT_COPIED_FIELDS and value is not None
     }
-    _cap_temperature(claude_request)
+    temperature = claude_request.get("temperature")
+    if isinstance(temperature, int | float) and temperature > MAX_TEMPERATURE:
+        claude_request["temperature"] = MAX_TEMPERATURE
     if body.get("stream"):
         claude_request["stream"] = True
     _set_stop(claude_request, body.get("stop"))
@@ -140,16 +142,6 @@ def _read_system_field(system: Any) -> list[Json]:
         "system",
         "invalid_type",
     )
-
-
-def _cap_temperature(claude_request: Json) -> None:
-    """Lowers a temperature above 1, which only OpenAI's dialect has, as Anthropic's endpoint for OpenAI's SDK does.
-
-    (platform.claude.com/docs/en/api/openai-sdk)
-    """
-    temperature = claude_request.get("temperature")
-    if isinstance(temperature, int | float) and temperature > 1:
-        claude_request["temperature"] = 1
 
 
 def _set_stop(claude_request: Json, stop: Any) -> None:

@@ -225,7 +225,11 @@ class ChatCall:
         headers["x-mnemogate-consumed"] = (
             ",".join((*self.request.consumed, *form.consumed_fields, *form.untranslatable_fields)) or None
         )
-        adapted = (*(("developer_role",) if form.altered_messages.developer else ()), *self.left_out)
+        adapted = (
+            *(("developer_role",) if form.altered_messages.developer else ()),
+            *(("temperature",) if form.lowers_temperature else ()),
+            *self.left_out,
+        )
         headers["x-mnemogate-adapted"] = ",".join(adapted) or None
         self.receipt.prompt = PromptFacts(max_tokens=self.request.max_tokens)
         if prompt is not None:

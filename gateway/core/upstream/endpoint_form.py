@@ -33,6 +33,8 @@ class EndpointForm(Struct, frozen=True):
     consumed_fields: tuple[str, ...] = ()
     # Fields of the client for which the upstream's dialect has no place.
     untranslatable_fields: tuple[str, ...] = ()
+    # True: the upstream's dialect has no temperature as high as the request's, so it gets its highest one.
+    lowers_temperature: bool = False
     # The messages that the endpoint takes in another form.
     altered_messages: AlteredMessages = NO_ALTERED_MESSAGES
     # True: the upstream reports the usage of a stream on request; None: not known.
