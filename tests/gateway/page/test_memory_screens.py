@@ -1287,6 +1287,9 @@ def test_a_block_says_that_a_change_by_a_tool_is_still_to_come(
         uid = memory_of(world).uid
         for path in (f"m/{uid}", f"m/{uid}/b/human"):
             assert "1 change by a tool waits: it comes into this text once" in plain(page(operator, path))
+        # The assistant may have told the person that it is noted.
+        for below in ("", "/b/human"):
+            assert "1 change by the assistant waits: it comes" in plain(person_of(world).page(below))
         chat.say("Thanks.")
         assert "waits" not in plain(page(operator, f"m/{uid}/b/human"))
 
