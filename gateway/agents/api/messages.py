@@ -102,7 +102,7 @@ class MessageRoutes:
         text = read_new_text(body)
         view = await self._messages.get(agent, ref)
         # If calls are shown as text, results are left out. So to show a result, calls are shown as calls.
-        showing = Showing(speaks=None) if view.listed.is_result else Showing()
+        showing = Showing(speaking_tool=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
         shown_types = [message["message_type"] for message in renderer.render_message(view)]
         text_type = _choose_text_type(shown_types, find_sent(body.message_type))

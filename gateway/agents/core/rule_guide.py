@@ -117,10 +117,8 @@ class RuleGuide:
         self._reply[result.call_id] = JudgedCall(name, has_failed=has_failed, goes_on=judged.goes_on)
 
     def decide_next(self) -> Offer | Stop:
-        if self._is_resumed:
-            self._is_resumed = False
-        else:
-            self._steps += 1
+        self._steps += 0 if self._is_resumed else 1
+        self._is_resumed = False
         reply, self._reply = [*self._reply.values()], {}
         next_step = self._choose_next(reply)
         fault = self._find_fault(reply, next_step)

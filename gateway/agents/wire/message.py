@@ -32,9 +32,10 @@ class Showing(Struct, frozen=True):
 
     # The message types that are shown; None: all types.
     types: frozenset[str] | None = None
-    # The tool whose calls are shown as the text in their argument `argument`; None: all calls are shown as calls.
-    speaks: str | None = "send_message"
-    argument: str = "message"
+    # The tool by which the agent speaks: a call of it is shown as a text; None: all calls are shown as calls.
+    speaking_tool: str | None = msgspec.field(name="speaks", default="send_message")
+    # The argument of this tool that has the text.
+    text_argument: str = msgspec.field(name="argument", default="message")
     # Summaries of the conversation are shown as well.
     shows_summaries: bool = msgspec.field(name="summaries", default=False)
 
@@ -102,17 +103,17 @@ def render_messages(
     return messages
 
 
-# The types of fields that this module reads. Clients and providers may send other types, which are stored as they came.
-_TYPES = {
+# The types of the fields that this module reads. Other types, of clients and providers, are stored as they came.
+_FIELD_TYPES = {
     "name": str, "tool_call_id": str, "refusal": str, "reasoning_content": str, "reasoning": str,
     "reasoning_details": list, "thinking_blocks": list, "tool_calls": list,
 }  # fmt: skip
 
 
 def drop_mistyped(message: WireMessage) -> WireMessage:
-    """Returns a copy of a message without the fields that have another type than in `_TYPES`."""
+    """Returns a copy of a message without the fields that have another type than in `_FIELD_TYPES`."""
     typed: WireMessage = {
-        key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
+        key: value for key, value in message.items() if isinstance(value, _FIELD_TYPES.get(key, object))
     }
     if "tool_calls" in typed:
         typed["tool_calls"] = [_repair_call(call) for call in typed["tool_calls"] if isinstance(call, dict)]
@@ -206,7 +207,8 @@ def _render_parts(
     if role == "tool":
         if private.get("approval") is not None:
             yield _render_decision(message, private)
-        if showing.speaks is None or tool_names.get(message.get("tool_call_id", "")) != showing.speaks:
+        tool = tool_names.get(message.get("tool_call_id", ""))
+        if showing.speaking_tool is None or tool != showing.speaking_tool:
             yield _render_result(message, private, tool_names)
     elif role == "assistant":
         yield from _render_reply(message, showing, waiting)
@@ -325,13 +327,13 @@ def render_call(call: Mapping[str, Any]) -> dict[str, Any]:
 def find_spoken(call: Mapping[str, Any], showing: Showing) -> str | None:
     """Returns the text of a call by which the agent speaks; None for a call that is shown as a call."""
     function = call.get("function") or {}
-    if showing.speaks is None or function.get("name") != showing.speaks:
+    if showing.speaking_tool is None or function.get("name") != showing.speaking_tool:
         return None
     try:
         arguments = orjson.loads(function.get("arguments") or "{}")
     except orjson.JSONDecodeError:
         return None
-    spoken_text = arguments.get(showing.argument) if isinstance(arguments, dict) else None
+    spoken_text = arguments.get(showing.text_argument) if isinstance(arguments, dict) else None
     return spoken_text if isinstance(spoken_text, str) else None
 
 

@@ -203,7 +203,7 @@ class StepView(ClientView):
 
     def add_spoken_text(self, text: str, between: str, call_index: int) -> None:
         # Only a call that is shown to this client as text is shown while it is written.
-        if self.asides.spoken_arguments.get(self.showing.speaks or "") != self.showing.argument:
+        if self.asides.spoken_arguments.get(self.showing.speaking_tool or "") != self.showing.text_argument:
             return
         if self.by_token:
             self._add_piece("assistant_message", {"content": text}, f"of call {call_index}")

@@ -53,10 +53,12 @@ def test_words_that_a_call_says_are_text() -> None:
     reply = {"role": "assistant", "content": None, "tool_calls": [call("send_message", message="Hello.")]}
     (said,) = render_messages(reply, ENVELOPE, Showing())
     assert (said["message_type"], said["content"]) == ("assistant_message", "Hello.")
-    assert kinds(reply, Showing(speaks=None)) == ["tool_call_message"]
+    assert kinds(reply, Showing(speaking_tool=None)) == ["tool_call_message"]
     result = {"role": "tool", "tool_call_id": "c1", "content": "Sent."}
     assert kinds(result, tool_names={"c1": "send_message"}) == []
-    assert kinds(result, Showing(speaks=None), tool_names={"c1": "send_message"}) == ["tool_return_message"]
+    assert kinds(result, Showing(speaking_tool=None), tool_names={"c1": "send_message"}) == [
+        "tool_return_message"
+    ]
 
 
 def test_a_call_that_is_nested_too_deeply_is_shown_as_it_came() -> None:
