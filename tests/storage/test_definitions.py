@@ -12,11 +12,12 @@ from storage.errors import NotFound, RecordChanged, WriteConflict
 from storage.listing import AgentChange, AgentEntry, AgentFilter, DefinitionDraft, NamedAgent, Page
 from storage.records import Block
 from storage.run_records import Run, RunState
+from storage.sql.agents_api import agents
 from storage.sql.agents_api.definitions import put_definition, remove_definition
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, make_agent
-from tests.storage.conftest import Holds
+from tests.storage.conftest import Holds, OpenStore
 from tests.stored import Speaker, keeps_emptied_rows, put_run, rows
 
 HUMAN = Block(0, "human", "Who", "Unknown.", 100)
@@ -212,7 +213,11 @@ async def test_a_count_has_as_many_as_all_pages_of_a_list(
         assert await store.defined_agents.count(PROJECT, wanted) == count, wanted
 
 
-async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
+@pytest.mark.parametrize("few_agents", [64, 0])
+async def test_agents_are_listed_by_filter_order_and_page(
+    store: Store, monkeypatch: pytest.MonkeyPatch, few_agents: int
+) -> None:
+    monkeypatch.setattr(agents, "_FEW_AGENTS", few_agents)
     a, b, c, d = [
         await make_agent(store, name, tags=tags, at=at, **({"hidden": True} if name == "dan" else {}))
         for name, tags, at in (
@@ -259,6 +264,26 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
     assert await store.defined_agents.list_tags(PROJECT, Page(newest_first=False)) == ["x", "y"]
     assert await store.defined_agents.list_tags(PROJECT, Page(after="y")) == ["x"]
     assert await store.defined_agents.list_tags(PROJECT, Page(newest_first=False), text="Y") == ["y"]
+
+
+async def test_few_agents_with_a_name_or_tags_are_not_sought_among_all_people(open_store: OpenStore) -> None:
+    statements: list[str] = []
+    store = await open_store(note=statements.append)
+    await make_agent(store, "ann", tags=["x", "y"])
+    await Speaker(store).say([user("one")], assistant("First."), "c1")
+    for wanted, name in (
+        (AgentFilter(name="ann"), "ann"),
+        (AgentFilter(name="default alice"), "default alice"),
+        (AgentFilter(tags=["x"], order="updated"), "ann"),
+        (AgentFilter(tags=["x", "y"], needs_all_tags=True, order="completed"), "ann"),
+        (AgentFilter(tags=["user:alice"]), "default alice"),
+    ):
+        statements.clear()
+        (found,) = await store.defined_agents.list_page(PROJECT, wanted, Page())
+        assert found.name == name
+        walked = agents.SQL[f"{wanted.order}_down"]
+        assert not {walked, walked.postgres}.intersection(statements)
+        assert len(statements) > 1
 
 
 async def test_agents_are_found_by_their_identities_within_their_project(store: Store) -> None:

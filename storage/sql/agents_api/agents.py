@@ -47,6 +47,10 @@ from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
 SQL = load("agents_api/agents.sql")
 
+# The most agents that are listed by their rows: a list of a statement has as many values.
+_FEW_AGENTS = 64
+# The prefix of the tag that all memories of a profile have.
+_PROFILE_TAG_PREFIX = "profile:"
 # Agents that a count reads at once.
 _COUNT_PAGE_AGENTS = 1000
 
@@ -72,6 +76,10 @@ async def list_agents(
     tags = sorted(set(filter.tags))[:MAX_TAGS]
     min_tags = len(tags) if filter.needs_all_tags else min(1, len(tags))
     identity_keys = sorted(set(filter.identity_keys))[:MAX_TAGS]
+    few_rows = await _find_few_agents(connection, project, filter.name, tags, needs_all=filter.needs_all_tags)
+    statement = (
+        f"{filter.order}_{page.direction}" if few_rows is None else f"few_{filter.order}_{page.direction}"
+    )
 
     async def read(low: PageEnd, high: PageEnd, size: int) -> tuple[list[AgentEntry], PageEnd | None]:
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
@@ -82,7 +90,9 @@ async def list_agents(
         )  # fmt: skip
         if filter.order != "created":
             values += (*low, *high)
-        rows = await connection.fetch_rows(SQL[f"{filter.order}_{page.direction}"], values)
+        if few_rows is not None:
+            values += (few_rows,)
+        rows = await connection.fetch_rows(SQL[statement], values)
         entries = [_make_entry(row) for row in rows]
         shown_entries = [entry for entry in entries if filter.includes_hidden or not _is_hidden(entry)]
         if len(rows) < size:
@@ -90,6 +100,30 @@ async def list_agents(
         return shown_entries, await _find_position(connection, project, filter.order, entries[-1].agent.uid)
 
     return await fill_page(page, first, last, read)
+
+
+async def _find_few_agents(
+    connection: Connection, project: str, name: str | None, tags: Sequence[str], *, needs_all: bool
+) -> list[int] | None:
+    """Returns the rows of all agents with a name or with tags, so that a list need not read all people of the project.
+
+    Returns None if they are more than `_FEW_AGENTS`, or neither a name nor tags are given. Some of the rows may be of
+    other agents, which the list leaves out by its own conditions.
+
+    needs_all: True if the agents have all of the tags.
+    """
+    most = _FEW_AGENTS + 1
+    if name is not None:
+        agent_rows = await load_column(connection, SQL["with_name"], (project, name, most))
+        if len(agent_rows) <= _FEW_AGENTS:
+            return agent_rows
+    # The agents with all tags are among those with any one of them.
+    for searched_tags in [[tag] for tag in tags] if needs_all else [tags] if tags else []:
+        if not any(tag.startswith(_PROFILE_TAG_PREFIX) for tag in searched_tags):
+            agent_rows = await load_column(connection, SQL["with_tags"], (project, searched_tags, most))
+            if len(agent_rows) <= _FEW_AGENTS:
+                return agent_rows
+    return None
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:

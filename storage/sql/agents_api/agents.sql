@@ -60,6 +60,39 @@ ORDER BY {updated} {direction}, a.id {direction} LIMIT ?4
 {entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed} {direction}, a.id {direction} LIMIT ?4
 
+-- name: with_name
+-- Finds up to ?3 agents of a project with a name, also as a profile's memory has it.
+WITH RECURSIVE {profiles}
+SELECT * FROM (SELECT d.memory FROM definitions d
+    WHERE d.project = ?1 AND d.kind = 'agent' AND d.name = ?2 AND d.memory <> 0 LIMIT ?3) defined
+UNION ALL SELECT a.id FROM profiles CROSS JOIN agents a ON a.project = ?1 AND a.profile = profiles.name
+    AND a.subject = 'user:' || substr(CAST(?2 AS TEXT), length(profiles.name) + 2)
+WHERE substr(CAST(?2 AS TEXT), 1, length(profiles.name) + 1) = profiles.name || ' '
+
+-- name: with_tags
+-- Finds agents of a project with one of these tags, up to ?3 by their own tags. The tags of profiles are not searched.
+WITH RECURSIVE {profiles}
+SELECT * FROM (SELECT g.agent FROM tags g
+    WHERE g.project = ?1 AND g.tag {in:2:TEXT:64} AND g.agent <> 0 LIMIT ?3) tagged
+UNION ALL SELECT a.id FROM profiles CROSS JOIN agents a ON a.project = ?1 AND a.profile = profiles.name
+    AND a.subject {in:2:TEXT:64}
+
+-- name: few_created
+-- Lists some agents as `created` does. ?13: their rows.
+{entry} WHERE a.id {in:13:BIGINT:64} AND {filter} ORDER BY a.id {direction} LIMIT ?4
+
+-- name: few_updated
+-- Lists some agents as `updated` does. ?17: their rows.
+{entry} WHERE a.id {in:17:BIGINT:64} AND {filter}
+AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
+ORDER BY {updated} {direction}, a.id {direction} LIMIT ?4
+
+-- name: few_completed
+-- Lists some agents as `completed` does. ?17: their rows.
+{entry} WHERE a.id {in:17:BIGINT:64} AND {filter}
+AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
+ORDER BY {completed} {direction}, a.id {direction} LIMIT ?4
+
 -- name: cursor_created
 -- Finds where an agent stands in a list by creation: its row alone.
 SELECT CAST(0 AS DOUBLE PRECISION), id FROM agents WHERE uid = ? AND project = ?

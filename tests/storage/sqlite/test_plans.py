@@ -33,7 +33,9 @@ QUICK = {
     "agents_api/definitions.sql": (
         "get", "by_id", "by_ids", "by_name", "version_raise", "of_memory", "list_down", "texts_empty",
     ),
-    "agents_api/agents.sql": ("get", "newest", "created_down", "tags_of", "tags_up", "untag"),
+    "agents_api/agents.sql": (
+        "get", "newest", "created_down", "tags_of", "tags_up", "untag", "with_name", "with_tags",
+    ),
     "agents_api/attached.sql": ("targets", "of_agents", "agents_with", "detach", "detach_all"),
     "agents_api/messages.sql": (
         "of_agent_down", "of_agent_up", "of_conversation_down", "of_conversation_up", "at", "tail", "tails",
@@ -64,9 +66,12 @@ def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in QUICK.items() for name in names])
 def test_text_is_read_by_index(connection: sqlite3.Connection, file: str, name: str) -> None:
     scans = [step for step in plan_of(connection, load(file)[name]) if step.startswith("SCAN")]
-    # Within `memory_snapshot` and `tails`, what was just found is gone through; `h` and `f` are few: a past, standing
-    # facts.
-    found = ("SCAN p", "SCAN adds", "SCAN CONSTANT ROW", "SCAN (subquery-3)", "SCAN t", "SCAN h", "SCAN f")
+    # Within `memory_snapshot` and `tails`, what was just found is gone through; `h`, `f`, `profiles`, `defined` and
+    # `tagged` are few: a past, standing facts, the profiles of a project, agents with a name or a tag.
+    found = (
+        "SCAN p", "SCAN adds", "SCAN CONSTANT ROW", "SCAN (subquery-3)", "SCAN t", "SCAN h", "SCAN f",
+        "SCAN profiles", "SCAN defined", "SCAN tagged",
+    )  # fmt: skip
     assert not [scan for scan in scans if scan not in found]
 
 
