@@ -23,7 +23,7 @@ class WrappedStream(ABC):
         self.status: int = reply.status
         self.headers: tuple[Header, ...] = reply.headers
         self._reply = reply
-        # True to have `chunks` yield the rest of the wrapped body as it comes, without reading its events.
+        # Set by a subclass: True to have `chunks` yield the rest of the wrapped body as it comes, unread.
         self._passes_rest = False
 
     @property

@@ -265,7 +265,7 @@ class LearnedFact(Struct, frozen=True):
     about: str
     # The key of the text: facts with equal keys are the same fact.
     key: str
-    # The time from which on the fact is true, in seconds since the epoch.
+    # The time from which on the fact is true, in seconds since the epoch; 0.0: from the write on.
     valid_from: float
     # The row of the exchange that states the fact; None: no exchange states it.
     exchange_row: int | None
@@ -282,8 +282,11 @@ class LearnedFact(Struct, frozen=True):
 class EditedValue(NamedTuple):
     """A new value of a block, and the edit that made the value."""
 
+    # The row of the block.
     block_row: int
+    # The new value.
     value: str
+    # The edit.
     edit: MemoryEdit
 
 

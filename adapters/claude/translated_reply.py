@@ -25,13 +25,15 @@ from adapters.wrapped_stream import WrappedStream
 
 
 class TranslatedReply(WholeReply):
-    """A body that is translated when it is whole: an answer, an error, a list.
-
-    translate: the function that translates the body of a 200.
-    complaint: the message about a body that cannot be translated. It does not quote the body, since errors are logged.
-    """
+    """A body that is translated when it is whole: an answer, an error, a list."""
 
     def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
+        """Wraps a reply.
+
+        translate: the function that translates the body of a 200.
+        complaint: the message about a body that cannot be translated. It does not quote the body, since errors are
+            logged.
+        """
         self.status = reply.status
         self.headers = _with_request_id(reply.headers)
         if reply.status == 200:
@@ -55,10 +57,7 @@ class TranslatedReply(WholeReply):
 
 
 class StreamedReply(WrappedStream):
-    """A stream with events that are translated as they come.
-
-    translate_event: the method of the translator that returns the events for one event of the upstream.
-    """
+    """A stream with events that are translated as they come."""
 
     def __init__(
         self,
@@ -66,6 +65,10 @@ class StreamedReply(WrappedStream):
         translator: StreamTranslator,
         translate_event: Callable[[Event], list[Event]],
     ) -> None:
+        """Wraps a reply.
+
+        translate_event: the method of the translator that returns the events for one event of the upstream.
+        """
         super().__init__(reply)
         self.headers = _with_request_id(reply.headers)
         self._translator = translator
@@ -78,7 +81,7 @@ class StreamedReply(WrappedStream):
         return self._translator.prompt_usage
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the chunks; after the last one it reads the upstream's body to its end, to keep the connection."""
+        """Yields the chunks. Then reads the rest of the upstream's body, so that its connection is used again."""
         if self._translator.is_over and not self._peeked:
             async for _ in self._reply.chunks():
                 pass
@@ -108,13 +111,11 @@ class StreamedReply(WrappedStream):
     ) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()
         async for data in self._reply.chunks():
-            if translated := [
-                chunk_event for event in decoder.feed(data) for chunk_event in translate_event(event)
-            ]:
+            events = decoder.feed(data)
+            if translated := [chunk_event for event in events for chunk_event in translate_event(event)]:
                 yield translated
-        if translated := [
-            chunk_event for event in decoder.finish() for chunk_event in translate_event(event)
-        ]:
+        last_events = decoder.finish()
+        if translated := [chunk_event for event in last_events for chunk_event in translate_event(event)]:
             yield translated
         self._translator.finish()
 

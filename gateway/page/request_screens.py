@@ -48,7 +48,7 @@ _MAX_TRIED_CHARS = 1_000
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     # The uid of the only memory with listed requests; None: all requests.
     memory: str | None = None
-    # What was asked is shown in the list of all requests, too. The audit then has a read of each memory.
+    # True if the list of all requests shows the questions, too. The audit then has a read of each memory.
     words: bool = False
     # The requests that are listed; None: all requests.
     only: RequestSelection | None = None
@@ -57,7 +57,9 @@ class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only
 class BlockLine(Struct, frozen=True):
     """A line of a block in the prompt that has words of the reply."""
 
+    # The block, as the prompt had it.
     block: PromptText
+    # The text of the line.
     line: str
     # The version since which the block has had the line; None: it is not known.
     version: VersionRecord | None

@@ -166,7 +166,7 @@ class _Outline(NamedTuple):
 
     @property
     def vector_bytes(self) -> int:
-        """How many bytes one vector takes."""
+        """The bytes of one vector."""
         return self.dimension * _NUMBER_BYTES
 
 
@@ -174,13 +174,13 @@ def _read_outline(blob: bytes) -> _Outline:
     """Returns the outline of a blob once it is checked. Raises: CorruptIndex."""
     if len(blob) < _HEADER.size:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a blob of vectors")
-    magic, version, chunk, dimension, n = _HEADER.unpack_from(blob)
+    magic, version, chunk, dimension, count = _HEADER.unpack_from(blob)
     if magic != _MAGIC or version != _VERSION:
         raise CorruptIndex(f"a blob of vectors begins with {_MAGIC!r} {_VERSION}, not {magic!r} {version}")
-    start = _HEADER.size + n + -n % 4
-    slots = blob[_HEADER.size : _HEADER.size + n]
-    if len(blob) != start + n * dimension * _NUMBER_BYTES or any(slot >= CHUNK for slot in slots):
-        raise CorruptIndex(f"{len(blob)} bytes do not make {n} vectors of {dimension} numbers")
+    start = _HEADER.size + count + -count % 4
+    slots = blob[_HEADER.size : _HEADER.size + count]
+    if len(blob) != start + count * dimension * _NUMBER_BYTES or any(slot >= CHUNK for slot in slots):
+        raise CorruptIndex(f"{len(blob)} bytes do not make {count} vectors of {dimension} numbers")
     return _Outline(chunk, dimension, slots, start)
 
 

@@ -48,7 +48,7 @@ async def add_fact(
 ) -> int | None:
     """Adds a fact, unless there is an equal fact, and ends the facts that it replaces.
 
-    fact: the fact; without `valid_from` it is true from `now` on.
+    fact: the fact.
     now: the time of the write, in seconds since the epoch.
     origin: the writer of the fact, as the table `facts` names it.
     is_stated: True if a person has written the fact. Then it is added even if it was forgotten before.

@@ -19,8 +19,9 @@ from storage.sql.store import Store
 class MessagesAround(Struct, frozen=True):
     """Messages of a conversation, oldest first."""
 
-    # The id of the conversation.
+    # The public id of the conversation.
     conversation: str
+    # The messages.
     items: tuple[MessageRecord, ...]
 
 
@@ -32,7 +33,7 @@ class MessageViews(Struct, frozen=True):
     async def read_exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
         """Returns the messages of an exchange, whole and in order. Each message of a user has a name.
 
-        seq: the number of its first message.
+        seq: the number of the first message of the exchange.
         """
         memory = await get_memory(self.store, project, uid)
         pages = self.store.memory_pages
