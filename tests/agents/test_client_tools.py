@@ -316,6 +316,11 @@ def test_a_tool_that_cannot_be_is_refused(world: LettaWorld) -> None:
         world.letta.tools.create(source_type="webhook", source_code="https://hooks.example.org/x")
     with pytest.raises(UnprocessableEntityError, match="name"):
         world.letta.tools.create(**{**HOOK, "json_schema": {"name": "two words"}})
+    for kind in ("string", ["object", "null"]):
+        # Providers refuse each request with such a tool.
+        schema = {**HOOK["json_schema"], "parameters": {"type": kind}}
+        with pytest.raises(UnprocessableEntityError, match="Expected the schema of an object"):
+            world.letta.tools.create(**{**HOOK, "json_schema": schema})
     huge = {"name": "hook", "parameters": {"type": "object", "description": "x" * 70_000}}
     with pytest.raises(
         UnprocessableEntityError, match="A schema has at most 65,536 bytes; this one has 70,0"

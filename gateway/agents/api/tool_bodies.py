@@ -173,8 +173,8 @@ def _read_schema(schema: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _check_parameters(parameters: Any, path: Path) -> None:
     """Checks the parts of a schema to which arguments are added. Raises: Unprocessable."""
-    if not isinstance(parameters, dict):
-        raise Unprocessable(Fault(path, "Expected an object", "type_error"))
+    if not isinstance(parameters, dict) or parameters.get("type") not in (None, "object"):
+        raise Unprocessable(Fault(path, "Expected the schema of an object", "type_error"))
     properties, required = parameters.get("properties", {}), parameters.get("required", [])
     if not isinstance(properties, dict) or not all(
         isinstance(property_, dict | bool) for property_ in properties.values()
