@@ -216,6 +216,7 @@ class Anthropic(OpenAICompatible):
 class _TranslatedRequest(NamedTuple):
     """A chat completion request, and the message request made of it."""
 
+    # The chat completion request.
     chat: Json
     # The message request.
     json: Json

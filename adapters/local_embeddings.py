@@ -38,7 +38,9 @@ _THREADS = 2
 class _Files(NamedTuple):
     """The data files of the package."""
 
+    # The vectors of the tokens.
     table: Path
+    # The tokenizer, as JSON.
     tokenizer: Path
 
 

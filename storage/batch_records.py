@@ -87,7 +87,9 @@ class BatchCounts(Struct, frozen=True):
 class OpenBatches(NamedTuple):
     """The numbers of batches in each state, and of the items of batches that have not ended."""
 
+    # The number of batches by their state.
     states: Mapping[BatchState, int]
+    # The numbers of items of the batches that have not ended.
     items: BatchCounts
 
 

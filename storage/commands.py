@@ -181,8 +181,11 @@ class Probes(Struct, frozen=True):
 class StoredContent(NamedTuple):
     """The columns of an exchange that hold content, as JSON."""
 
+    # The list of the messages of the input; None: the exchange has no input.
     input: bytes | None = None
+    # The reply as the client saw it; None: there is no reply.
     shown_reply: bytes | None = None
+    # The reply with its hidden rounds; None: the shown reply is the whole reply.
     full_reply: bytes | None = None
 
 
@@ -293,7 +296,9 @@ class EditedValue(NamedTuple):
 class SavedPassage(NamedTuple):
     """A passage to be stored, and the edit that adds it."""
 
+    # The text of the passage.
     text: str
+    # The edit.
     edit: MemoryEdit
 
 

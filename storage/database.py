@@ -23,8 +23,9 @@ class StoreHealth(Struct, frozen=True):
     status: StoreStatus
     # The message of the last failure, retained after recovery.
     error: str | None = None
-    # Writes not yet on disk, and their bytes.
+    # The number of writes that are not on disk yet.
     waiting: int = 0
+    # The bytes of these writes.
     waiting_bytes: int = 0
 
     @property
@@ -208,6 +209,7 @@ Effect = Operation[object]
 class ServerFindings(Struct, frozen=True):
     """A database server as a start would find it."""
 
+    # The version of the server, as it reports it.
     version: str
     # The schema version of the gateway's tables; 0: there are none.
     schema: int

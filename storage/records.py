@@ -56,14 +56,14 @@ READING_PREFIX = "reading/"
 
 
 class Scope(NamedTuple):
-    """The owner of a memory. Nothing is ever read or written outside of a scope. A key of tables, hence a tuple.
+    """The owner of a memory. Nothing is ever read or written outside of a scope. A key of tables, hence a tuple."""
 
-    subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation, and with a uid
-    `agent:`, `archive:` or `folder:` for a memory of the agents API, under the profile `@`.
-    """
-
+    # The project of the callers.
     project: str
+    # The profile in the settings; `@`: the memory is one of the agents API.
     profile: str
+    # `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation, and with a uid `agent:`,
+    # `archive:` or `folder:` for a memory of the agents API.
     subject: str
 
     @property
@@ -117,10 +117,13 @@ class Agent(Struct, frozen=True):
 
 
 class MemoryVersion(NamedTuple):
-    """The numbers of a memory of which each change of a snapshot raises at least one, as in `AgentNumbers`."""
+    """The numbers of a memory of which each change of a snapshot raises at least one."""
 
+    # The number that rises with each forgetting, as `Agent.epoch`.
     epoch: int
+    # The number that rises with each other change, as `AgentNumbers.rev`.
     rev: int
+    # The next number that the memory gives out.
     next_seq: int
 
 

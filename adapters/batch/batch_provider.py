@@ -41,6 +41,7 @@ class PartResult(Struct, frozen=True):
 
     # The id under which `make_line` put the request into the batch.
     custom_id: str
+    # The outcome of the request.
     outcome: Literal["succeeded"] | FailedOutcome
     # The chat completion; empty where the request did not succeed.
     body: bytes = b""

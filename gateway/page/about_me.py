@@ -33,10 +33,13 @@ class PersonPage(Struct, frozen=True):
     rights: tuple[str, ...]
     # When the link ends, in seconds since the epoch.
     expires_at: float
-    # The memory is paused: nothing is remembered or recalled.
+    # True if the memory is paused: nothing is remembered or recalled.
     paused: bool
+    # All blocks, in their order in the prompt.
     blocks: tuple[BlockRecord, ...]
+    # The newest facts.
     facts: tuple[FactRecord, ...]
+    # The newest conversations.
     conversations: tuple[ConversationRecord, ...]
 
 

@@ -39,9 +39,11 @@ _OTHER_SOURCES: dict[WindowPart, str] = {
 
 
 class ShownTurn(NamedTuple):
-    """The question and the reply of an exchange; None: it is not stored."""
+    """The question and the reply of an exchange."""
 
+    # The user's message; None: the message is not stored.
     question: MessageRecord | None
+    # The reply; None: the reply is not stored.
     reply: MessageRecord | None
 
     @property
@@ -69,17 +71,19 @@ class PromptText(Struct, frozen=True):
     id: int | str
     # The page that shows the text, relative to /ui/.
     href: str
+    # The text.
     text: str
     # The rank among the recalled hits, from 1 on; None: the text was not recalled.
     rank: int | None = None
-    # The text is an earlier reply, and not what a user wrote, a fact, a passage or a block.
+    # True if the text is an earlier reply, and not what a user wrote, a fact, a passage or a block.
     is_reply: bool = False
+    # True if the text was left out of the prompt.
     is_left_out: bool = False
-    # The text is a fact that is no longer true.
+    # True if the text is a fact that is no longer true.
     is_ended: bool = False
-    # A tool has returned the text, the gateway's or (as a message) the application's.
+    # True if a tool has returned the text, the gateway's or (as a message) the application's.
     is_tool_result: bool = False
-    # The text is that of a block that has changed since.
+    # True if the text is that of a block that has changed since.
     is_changed: bool = False
 
     @property
@@ -92,11 +96,13 @@ class PromptText(Struct, frozen=True):
 class Repetition(Struct, frozen=True):
     """Words of a reply that its prompt has as well: a sentence, or several that follow one another."""
 
+    # The words, as the reply has them.
     words: str
     # The texts that have the words, in the order of the prompt, but replies last.
     texts: Sequence[PromptText]
-    # In the reply.
+    # The offset in the reply at which the words begin.
     start: int
+    # The offset after the words.
     end: int
 
     @property
@@ -108,6 +114,7 @@ class Repetition(Struct, frozen=True):
 class ReplyPart(Struct, frozen=True):
     """A part of a reply."""
 
+    # The text of the part.
     text: str
     # The texts of the prompt that have the same words; without any the part is not marked.
     sources: Sequence[PromptText] = ()

@@ -38,6 +38,7 @@ class LimitQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     # The most items of a page, so that its HTML stays under 100 kB; the JSON twin may have up to `MAX_ITEMS`.
     page_limit: ClassVar[int] = LIMIT
+    # The most items that the request asks for.
     limit: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] = LIMIT
 
 
@@ -51,12 +52,13 @@ class ListQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class ScreenRequest(Struct, frozen=True):
     """A request to a screen or an action. Its visitor is allowed to make it."""
 
+    # The operator or the person who asks.
     visitor: Visitor
     # The parts of the path by their names.
     params: Mapping[str, Any]
-    # A struct of the route's type `query`.
+    # The query, a struct of the route's type `query`.
     query: Any
-    # The request is for the JSON twin of a page.
+    # True if the request is for the JSON twin of a page.
     is_twin: bool
     # Notes in the audit that a memory was read, given the memory's uid; once for each session, memory and hour.
     note_read: Callable[[str], Awaitable[None]]
@@ -69,20 +71,23 @@ class ScreenRequest(Struct, frozen=True):
 class View(Struct, frozen=True):
     """A record, as a page or as JSON. JSON has only the record."""
 
+    # The record.
     record: Any
     # The file in `templates/` that renders the record. It knows `record`, `heading` and the names in `context`.
     template: str = ""
     # The one h1, and the title of the window.
     heading: str = ""
+    # Further names that the template knows, and their values.
     context: Mapping[str, Any] = {}
-    # Why a form was refused; the page shows the form again with its text, and has the error's status. JSON has only the
-    # error.
+    # The error for which a form was refused; the page shows the form again with the error, and has its status. JSON
+    # has only the error. None: no form was refused.
     error: GatewayError | None = None
 
 
 class ActionResult(Struct, frozen=True):
     """The result of an action: a redirect for a page, a record for a program."""
 
+    # The record.
     record: Any
     # The path of the screen that shows the result, relative to /ui/ (`page_path`), perhaps with query and fragment.
     redirect_to: str
@@ -100,7 +105,9 @@ class Redirect(Struct, frozen=True):
 class Download(Struct, frozen=True):
     """A file."""
 
+    # The media type of the file.
     content_type: str
+    # The content of the file.
     body: bytes | AsyncIterator[bytes]
     # The name under which a browser saves the file; None: the browser shows the file.
     filename: str | None = None
@@ -109,9 +116,11 @@ class Download(Struct, frozen=True):
 class HtmlDownload(Struct, frozen=True):
     """A long HTML file that needs no other file: its template is rendered for each part in turn."""
 
+    # The file in `templates/` that renders a part.
     template: str
     # For each part, the names that the template knows and their values.
     parts: AsyncIterator[Mapping[str, Any]]
+    # The name under which a browser saves the file.
     filename: str
 
 
@@ -121,29 +130,38 @@ ScreenHandler = Callable[[ScreenRequest, Any], Awaitable[Answer]]
 
 
 class Screen(Struct, frozen=True):
-    """A screen, at a path below /ui/: "m/{uid}/f/{seq:int}"."""
+    """A screen."""
 
+    # The path below /ui/, such as "m/{uid}/f/{seq:int}".
     path: str
+    # Answers a request to the screen.
     show: ScreenHandler
     # The fields of the query. A query with unknown, missing or mistyped fields is refused.
     query: type[Struct] = NoFields
-    # A person's link opens the screen, and a session does not.
+    # True if a person's link opens the screen, and a session does not.
     is_for_person: bool = False
     # The right that the link needs.
     right: Right = "see"
+    # True if the screen is also answered as JSON.
     has_twin: bool = True
-    # The screen searches a memory, and may wait for the embedder.
+    # True if the screen searches a memory, and may wait for the embedder.
     searches: bool = False
 
 
 class Action(Struct, frozen=True):
-    """A change, at a path below /ui/. An operator who may only read is refused."""
+    """A change. An operator who may only read is refused."""
 
+    # The path below /ui/.
     path: str
+    # Makes the change.
     perform: ScreenHandler
+    # The fields of the form.
     form: type[Struct] = NoFields
+    # The fields of the query, as in `Screen`.
     query: type[Struct] = NoFields
+    # True if a person's link allows the change, and a session does not.
     is_for_person: bool = False
+    # The right that the link needs.
     right: Right = "see"
 
 

@@ -31,18 +31,21 @@ class OtlpSettings(Struct, frozen=True):
 
     # The URL to which spans are posted.
     endpoint: str
+    # The headers of each post, which may hold keys.
     headers: tuple[tuple[str, str], ...] = ()
     # The authorities that a collector's certificate has to be from, and the gateway's own certificate; None: no TLS.
     tls: ssl.SSLContext | None = None
-    # How long one post may take.
+    # The most seconds that one post may take.
     timeout_s: float = 10.0
+    # True if posts are compressed with gzip.
     is_compressed: bool = False
     # Attributes of the resource, `service.name` among them.
     resource: Mapping[str, str] = field(default_factory=lambda: {"service.name": _SERVICE})
+    # The name of the sampler, as OpenTelemetry names it.
     sampler: str = "parentbased_always_on"
     # The share of traces that is sampled, by a sampler that takes a ratio.
     ratio: float = 1.0
-    # The longest that a span waits to be sent.
+    # The most seconds that a span waits to be sent.
     delay_s: float = 5.0
     # The most spans that wait; others are dropped.
     queue_spans: int = 8192

@@ -132,7 +132,9 @@ class ForwardedRoute:
     Subclasses in `gateway.web.response_call` and `gateway.web.stored_routes` override the methods without underscore.
     """
 
+    # The name of the route in logs and metrics.
     name: str
+    # The parts of the gateway that forward requests.
     parts: ForwardingParts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,8 +20,11 @@ def read_memories(scope: Scope) -> frozenset[int]:
 class Incoming(NamedTuple):
     """A request, and the way back to its client. (`Outgoing` is a request that goes upstream.)"""
 
+    # The ASGI scope of the request.
     scope: Scope
+    # Returns the next part of the request's body.
     receive: Receive
+    # Sends a part of the response.
     send: Send
 
     @property

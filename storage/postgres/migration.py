@@ -40,6 +40,7 @@ class PostgresMigration(NamedTuple):
 
     # The version from which the step begins; 0: there are no tables.
     from_version: int
+    # The version of the schema after the step.
     to_version: int
     # The SQL of the step.
     script: str

@@ -47,7 +47,9 @@ async def search_timeout(deadline_ms: float | None) -> AsyncIterator[None]:
 class SearchableMemory(NamedTuple):
     """A memory as it is now, with the buckets of its segments for a query."""
 
+    # The memory.
     memory: CachedMemory
+    # The buckets of the query's terms.
     buckets: Buckets
 
 

@@ -20,6 +20,7 @@ SQL = load("overview.sql")
 class ListedConversations(NamedTuple):
     """A page of conversations, the newest first."""
 
+    # The conversations.
     conversations: list[ListedConversation]
     # `before` of the next page; None: this is the last page.
     next: PageEnd | None

@@ -79,6 +79,7 @@ async def load_remaining_texts(
 class WritableBlock(NamedTuple):
     """A block that a memory's agent could write."""
 
+    # The row of the block.
     row: int
     # The row of the memory that owns the block; None: it is a profile's; 0: an attached block that no memory owns.
     owner: int | None
@@ -307,7 +308,9 @@ async def erase_edits(connection: Connection, edits: Iterable[EditKey]) -> None:
 class _RewrittenVersion(NamedTuple):
     """A version of a block, and its new value."""
 
+    # The version.
     version: BlockVersion
+    # The new value.
     value: str
 
 
@@ -474,9 +477,11 @@ def has_whole_words(line: str, text: str) -> bool:
 
 
 class _RevisedVersion(NamedTuple):
-    """A version of a block from the first one on that has erased content, and how it is made again."""
+    """A version of a block from the first one on that has erased content."""
 
+    # The version.
     version: BlockVersion
+    # The facts by which its value is made again.
     revised_value: RevisedValue
 
 

@@ -41,6 +41,7 @@ sqlite3.register_adapter(bool, int)
 class DatabaseFile(Struct, frozen=True):
     """A database file and how it is opened."""
 
+    # The path of the file.
     path: str
     # With NORMAL a commit survives a crash of the process, with FULL also a crash of the machine.
     synchronous: str = "NORMAL"

@@ -44,6 +44,7 @@ T = TypeVar("T")
 class _ReadResult(NamedTuple, Generic[T]):
     """The result of a read."""
 
+    # The value that the read returns.
     value: T
     # The version of the schema after the read.
     schema_version: int

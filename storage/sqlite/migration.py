@@ -29,6 +29,7 @@ class Migration(NamedTuple):
 
     # The version from which the step begins; 0: a new file.
     from_version: int
+    # The version of the schema after the step.
     to_version: int
     # The SQL of the step.
     script: str

@@ -43,6 +43,7 @@ class Write(Generic[T]):
 class WriteQueue:
     """Writes of one kind, in order."""
 
+    # The writes, in the order in which they are performed.
     writes: deque[Write[Any]] = field(default_factory=deque)
     # The estimated bytes that its writes hold.
     size_bytes: int = 0

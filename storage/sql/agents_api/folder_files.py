@@ -31,13 +31,16 @@ _PARTS_PER_READ = 256
 class FileRows(NamedTuple):
     """The rows of a file and of its folder."""
 
+    # The row of the folder's memory.
     memory_row: int
+    # The row of the file.
     file_row: int
 
 
 class _FolderSize(NamedTuple):
     """The size of a folder."""
 
+    # The number of its files.
     file_count: int
     # The sizes of all its files together.
     size_bytes: int

@@ -25,6 +25,7 @@ class RunText(Struct, frozen=True):
 
     # The text's position among the run's texts of its kind.
     seq: int
+    # The text.
     data: bytes
 
 
