@@ -27,7 +27,7 @@ from gateway.run.admin.forgetting_preview import MAX_TEXTS, ForgetPreview, Targe
 from gateway.run.admin.hidden_texts import HiddenTexts
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_forgetting import ForgetResult, MemoryForgetting
-from gateway.run.admin.memory_names import get_memory_name, make_memory_label
+from gateway.run.admin.memory_names import get_memory_name, make_memory_label, read_name
 from gateway.run.admin.memory_records import BlockRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
@@ -519,12 +519,12 @@ def _choose_searched_name(scope: Scope, name_line: str | None) -> str:
     An id with a number is returned whole: of "customer-0003" the first word is in the id of every customer. Returns ""
     for a memory that is no person's.
 
-    name_line: the line of a block with the name, such as "Name: Maria Keller"; None: no block has one.
+    name_line: the line or sentence that names the person, such as "Name: Maria Keller"; None: there is none.
     """
     if not scope.is_person:
         return ""
     id = get_memory_name(scope)
-    words = _list_name_words((name_line or "").partition(":")[2])
+    words = _list_name_words(read_name(name_line or ""))
     if not words and not any(map(str.isdecimal, _NAME_WORD.findall(id))):
         words = _list_name_words(id)
     return words[0] if words else id

@@ -18,13 +18,15 @@ from storage.records import API_PROFILE, DEFAULT_PROJECT, Scope
 _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
 # A line of a memory block with the name of a person.
-_NAME_LINE = re.compile(r"^[^\w\n]{0,8}((?:full |first )?name[ \t]{0,8}:[ \t]{0,8}\w.{0,79})", re.I | re.M)
+_NAME_LINE = re.compile(
+    r"^[^\w\n]{0,8}((?:full |first )?name[ \t]{0,8}:[ \t]{0,8}(?P<name>\w.{0,79}))", re.I | re.M
+)
 # A sentence that names the user, and not the user's sister or cat.
 _NAME_SENTENCE = re.compile(
     r"(?:^|[.!?;][ \t])[^\w\n]{0,8}"
     rf"((?:the )?(?:user|{'|'.join(sorted(DESIGNATIONS))})"
     r"(?:['’]s (?:full |first |real )?name is|,? (?:is|wants to be|prefers to be) (?:called|named)) "
-    r"(?!not |unknown)\w[^.;!?\n]{0,60})",
+    r"(?!not |unknown)(?P<name>\w[^.;!?\n]{0,60}))",
     re.I | re.M,
 )
 
@@ -75,6 +77,12 @@ def find_name_sentence(texts: Iterable[str]) -> str | None:
     """Returns the first sentence of some facts that names their person, or None."""
     matches = map(_NAME_SENTENCE.search, texts)
     return next((match[1].strip() for match in matches if match), None)
+
+
+def read_name(name_line: str) -> str:
+    """Returns the name in a line or sentence that names a person, as `find_name_line` returns it."""
+    match = _NAME_LINE.search(name_line) or _NAME_SENTENCE.search(name_line)
+    return "" if match is None else match["name"]
 
 
 def name_user_role(scope: Scope) -> str:

@@ -484,8 +484,9 @@ def test_a_whole_forgetting_says_that_others_may_name_the_person(
         preview = plain(page(operator, f"m/{customer.uid}/forget?all=1"))
         assert "Search what people wrote for “customer-0003”" in preview
         # Two Latin letters are no name to search for, two Chinese characters are.
-        for version, (name, searched) in enumerate({"Jo": "customer-0003", "李明": "李明"}.items(), 1):
-            change = {"value": f"Name: {name}", "version": version}
+        names = {"Name: Jo": "customer-0003", "Name: 李明": "李明", "The user's name is Kim Lee.": "Kim"}
+        for version, (line, searched) in enumerate(names.items(), 1):
+            change = {"value": line, "version": version}
             operator.twin(f"m/{customer.uid}/b/human", change)
             preview = plain(page(operator, f"m/{customer.uid}/forget?all=1"))
             assert f"Search what people wrote for “{searched}”" in preview
