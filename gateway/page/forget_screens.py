@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, NamedTuple
 from urllib.parse import quote, unquote
@@ -27,7 +26,7 @@ from gateway.run.admin.forgetting_preview import MAX_TEXTS, ForgetPreview, Targe
 from gateway.run.admin.hidden_texts import HiddenTexts
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_forgetting import ForgetResult, MemoryForgetting
-from gateway.run.admin.memory_names import get_memory_name, make_memory_label, read_name
+from gateway.run.admin.memory_names import choose_searched_name, make_memory_label
 from gateway.run.admin.memory_records import BlockRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
@@ -36,7 +35,6 @@ from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.texts_with_words import TextWithWords
 from gateway.run.admin.word_counts import Remaining, WordCounts
 from gateway.run.admin.word_search import WordSearches
-from storage.records import Scope
 from storage.search.text_words import find_spans_with_words
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -55,7 +53,6 @@ _SCREEN_NAMES = {
 }
 # The fragment of the words on a screen that are shown once nothing was ticked there.
 _UNTICKED = "#unticked"
-_NAME_WORD = re.compile(r"[^\W_]+")
 # Characters of a block that stays.
 _BLOCK_CHARS = 200
 # The screen of each item of a list, and that of the list, by the kind of target.
@@ -270,7 +267,7 @@ class _ForgetScreens(Struct, frozen=True):
         if kind == "all":
             return _BeforeForgetting(
                 name,
-                searched_name=_choose_searched_name(memory.scope, await self.views.find_name_line(memory)),
+                searched_name=choose_searched_name(memory.scope, await self.views.find_name_line(memory)),
             )
         sought_words = await self._read_sought_words(access, came_from)
         stays = await self.forgetting.previews.list_remaining(
@@ -492,7 +489,7 @@ class _ForgetScreens(Struct, frozen=True):
         if not access.is_person:
             memory = await self.views.get(access.project, access.uid)
             name, name_line = make_memory_label(memory), await self.views.find_name_line(memory)
-            searched_name = _choose_searched_name(memory.scope, name_line)
+            searched_name = choose_searched_name(memory.scope, name_line)
         fragment = {"texts": "", "all": "#forget-all"}.get(kind, f"#forget-{kind}-{value}")
         return access.view(
             preview,
@@ -511,29 +508,6 @@ class _ForgetScreens(Struct, frozen=True):
             sought_words=sought_words,
             spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
-
-
-def _choose_searched_name(scope: Scope, name_line: str | None) -> str:
-    """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
-
-    An id with a number is returned whole: of "customer-0003" the first word is in the id of every customer. Returns ""
-    for a memory that is no person's.
-
-    name_line: the line or sentence that names the person, such as "Name: Maria Keller"; None: there is none.
-    """
-    if not scope.is_person:
-        return ""
-    id = get_memory_name(scope)
-    words = _list_name_words(read_name(name_line or ""))
-    if not words and not any(map(str.isdecimal, _NAME_WORD.findall(id))):
-        words = _list_name_words(id)
-    return words[0] if words else id
-
-
-def _list_name_words(text: str) -> list[str]:
-    """Returns the words of a text that may be a name. One or two Latin letters are none, as in "k.keller"."""
-    # In bytes, since a name of two Chinese characters is whole.
-    return [word for word in _NAME_WORD.findall(text) if len(word.encode()) > 2]
 
 
 def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

@@ -17,7 +17,7 @@ from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.block_versions import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.forgetting_preview import MAX_TEXTS
-from gateway.run.admin.memory_names import make_memory_label, name_user_role
+from gateway.run.admin.memory_names import choose_searched_name, make_memory_label, name_user_role
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import quote_shell_word
@@ -135,6 +135,7 @@ class _MemoryScreens(Struct, frozen=True):
             paused=memory.paused_at,
             learning=learning,
             name_line=name_line,
+            searched_name=choose_searched_name(memory.scope, name_line),
             link_command=_link_command(page.memory, request.origin) if page.memory.kind == "user" else None,
         )
 

@@ -29,6 +29,7 @@ _NAME_SENTENCE = re.compile(
     r"(?!not |unknown)(?P<name>\w[^.;!?\n]{0,60}))",
     re.I | re.M,
 )
+_NAME_WORD = re.compile(r"[^\W_]+")
 
 
 class MemoryOwner(Struct, frozen=True):
@@ -79,10 +80,28 @@ def find_name_sentence(texts: Iterable[str]) -> str | None:
     return next((match[1].strip() for match in matches if match), None)
 
 
-def read_name(name_line: str) -> str:
-    """Returns the name in a line or sentence that names a person, as `find_name_line` returns it."""
-    match = _NAME_LINE.search(name_line) or _NAME_SENTENCE.search(name_line)
-    return "" if match is None else match["name"]
+def choose_searched_name(scope: Scope, name_line: str | None) -> str:
+    """Returns the words by which others may call a person: the first of the name in their memory, else of their id.
+
+    An id with a number is returned whole: of "customer-0003" the first word is in the id of every customer. Returns ""
+    for a memory that is no person's.
+
+    name_line: the line or sentence that names the person, such as "Name: Maria Keller"; None: there is none.
+    """
+    if not scope.is_person:
+        return ""
+    id = get_memory_name(scope)
+    match = _NAME_LINE.search(name_line or "") or _NAME_SENTENCE.search(name_line or "")
+    words = _list_name_words(match["name"]) if match else []
+    if not words and not any(map(str.isdecimal, _NAME_WORD.findall(id))):
+        words = _list_name_words(id)
+    return words[0] if words else id
+
+
+def _list_name_words(text: str) -> list[str]:
+    """Returns the words of a text that may be a name. One or two Latin letters are none, as in "k.keller"."""
+    # In bytes, since a name of two Chinese characters is whole.
+    return [word for word in _NAME_WORD.findall(text) if len(word.encode()) > 2]
 
 
 def name_user_role(scope: Scope) -> str:

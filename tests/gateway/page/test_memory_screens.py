@@ -495,6 +495,9 @@ def test_a_whole_forgetting_says_that_others_may_name_the_person(
         link, text = 'people/words?q=keller"', "Search what people wrote for “keller”"
         shown = page(operator, f"m/{keller.uid}/forget?all=1")
         assert (link in shown, text in plain(shown)) == (True, True)
+        # Somebody who asks for all that is stored of them may be named there, too.
+        shown = page(operator, f"m/{keller.uid}")
+        assert (link in shown, "“keller” in others’ memories" in plain(shown)) == (True, True)
         # Who cancels comes back to the link, which stands at the end of the memory's page.
         headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/m/{keller.uid}"}
         shown = operator.ask("GET", f"m/{keller.uid}/forget?all=1", None, headers).body.decode()
