@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.private import NUDGE_SENDER, CallStatus, with_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory.block_edit import EditResult
-from gateway.core.memory.edit_ids import call_of_edit, map_edits_to_calls
+from gateway.core.memory.edit_ids import map_edits_to_calls, parse_call_of_edit
 from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
@@ -41,7 +41,7 @@ class StepEdits:
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether each result is of an edit or came from the client, so that no tool ran that takes time."""
         calls = map_edits_to_calls(result.call_id for result in results)
-        editing_call_ids = {call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
+        editing_call_ids = {parse_call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
         return editing_call_ids | self._client_call_ids >= {*calls.values()}
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
@@ -59,7 +59,7 @@ class StepEdits:
             if edit.op in STORED_SOURCES:
                 self.block_edits.edits.append(edit)
                 continue
-            call_id = call_of_edit(edit.call_id, calls)
+            call_id = parse_call_of_edit(edit.call_id, calls)
             edit_results.setdefault(call_id, []).append(self.block_edits.apply(edit))
         return [
             _with_edits(result, edit_results[result.call_id]) if result.call_id in edit_results else result

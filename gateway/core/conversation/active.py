@@ -30,26 +30,26 @@ from storage.records import Atom, Exchange
 _MAX_AHEAD_S = 60.0
 
 
-def supersede_along_path(
+def judge_rivals_along_path(
     tree: Tree, exchange: Exchange, changed_ids: Container[int], query: Query, now: float
 ) -> None:
-    """Brings back the superseded exchanges of a path, since a request goes on from them.
+    """Decides anew between the exchanges of a path and their rivals, since a request goes on from the path.
 
-    Each exchange that is brought back or was changed supersedes its rivals, or is superseded by one.
+    The exchanges that have changed are judged, and the superseded ones, which count as not superseded before.
 
     exchange: the last exchange of the path.
     changed_ids: the ids of the exchanges that have changed.
     now: the time at which the request ends, in seconds since the epoch.
     """
-    challenged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed_ids]
-    tree.contents.group(other for each in challenged for other in (each, *tree.list_siblings(each)))
-    for each in challenged:
+    judged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed_ids]
+    tree.contents.group(other for each in judged for other in (each, *tree.list_siblings(each)))
+    for each in judged:
         if each.superseded:
             each = tree.change(each.id, superseded=False)
-        _supersede_rivals(tree, each, query, now)
+        _judge_rivals(tree, each, query, now)
 
 
-def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) -> None:
+def _judge_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) -> None:
     """Decides between an exchange and its rivals: the finished alternatives at its position that are not superseded.
 
     An exchange supersedes the rivals that it repeats or extends, and after the first turn also those that extend it. If
@@ -108,7 +108,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
 
 
 class _PathAtoms(NamedTuple):
-    """The atoms of a path, and the index of each exchange's first atom by the exchange's id."""
+    """The atoms of a path, and where each exchange begins in them."""
 
     # The atoms of the path, oldest first.
     atoms: list[Atom]

@@ -55,7 +55,7 @@ class AlteredSearch:
         messages_after = query.listing.atoms[self._start :]
         self._user_counts = [*accumulate(map(is_user, messages_after), initial=0)]
         # The exchanges after the match point that may take another form.
-        self._candidates = [each for each in self._find_after_match_point() if tree.may_change(each)]
+        self._candidates = [each for each in self._list_after_match_point() if tree.may_change(each)]
 
     def run(self) -> Match | None:
         """Returns the match of the last altered reply in the list; None: no altered reply follows the match point."""
@@ -118,23 +118,14 @@ class AlteredSearch:
         inputs = tuple(listing.atoms[self._start : begin])
         reply = "".join(listing.read_text(i) for i in range(begin, end))
         heard = join_heard_letters(reply)
-        is_long = len(without_space(reply)) >= LONG_REPLY_CHARS
-        asked_candidates = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
-        similar = self._list_similar(heard, asked_candidates, letters)
+        same_questions = [candidate for candidate in self._candidates if self._has_inputs(candidate, inputs)]
+        similar = self._list_similar(heard, same_questions, letters)
         similar_ids = {candidate.id for candidate in similar}
-        # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
-        # is long or if the question is the same.
-        best_candidates = [candidate for candidate in asked_candidates if candidate.id in similar_ids]
+        # The best evidence is question and reply together.
+        best_candidates = [candidate for candidate in same_questions if candidate.id in similar_ids]
         if not best_candidates:
-            best_candidates = [candidate for candidate in asked_candidates if self._may_be_meant(candidate)]
-            if not best_candidates:
-                best_candidates = [
-                    candidate
-                    for candidate in similar
-                    if self._may_be_meant(candidate)
-                    and (is_long or has_same_question(tree, candidate, listing, begin - 1))
-                    and not has_question_within(tree, candidate, listing, begin)
-                ]
+            is_long = len(without_space(reply)) >= LONG_REPLY_CHARS
+            best_candidates = self._list_with_less_evidence(same_questions, similar, begin, is_long=is_long)
             if len({candidate.inputs[:1] for candidate in best_candidates}) > 1:
                 return None
         return max(
@@ -143,12 +134,31 @@ class AlteredSearch:
             default=None,
         )
 
+    def _list_with_less_evidence(
+        self, same_questions: Sequence[Exchange], similar: Sequence[Exchange], begin: int, *, is_long: bool
+    ) -> list[Exchange]:
+        """Returns the candidates with the same question, or else those with a similar reply that is long enough.
+
+        A short reply is enough if one of the two questions has a template around the other.
+
+        begin: the index of the reply in the list.
+        is_long: the reply in the list is long.
+        """
+        tree, listing = self._tree, self._query.listing
+        return [candidate for candidate in same_questions if self._may_be_meant(candidate)] or [
+            candidate
+            for candidate in similar
+            if self._may_be_meant(candidate)
+            and (is_long or has_same_question(tree, candidate, listing, begin - 1))
+            and not has_question_within(tree, candidate, listing, begin)
+        ]
+
     def _list_similar(
-        self, heard: str, asked_candidates: Sequence[Exchange], letters: Mapping[int, str]
+        self, heard: str, same_questions: Sequence[Exchange], letters: Mapping[int, str]
     ) -> list[Exchange]:
         """Returns the candidates with a reply that begins with the heard letters, or that was extended to them.
 
-        asked_candidates: the candidates with the same question.
+        same_questions: the candidates with the same question.
         letters: the letters of the stored replies, by the ids of their exchanges.
         """
         with_beginning = [
@@ -158,7 +168,7 @@ class AlteredSearch:
         ]
         with_extension = [
             candidate
-            for candidate in asked_candidates
+            for candidate in same_questions
             if self._was_extended(candidate, heard, letters.get(candidate.id, ""))
         ]
         return with_beginning + with_extension
@@ -176,7 +186,7 @@ class AlteredSearch:
             for exchange in self._candidates
             if (count := count_prefill(exchange))
             and not is_tombstone(exchange)
-            and self._was_asked(replace(exchange, inputs=exchange.inputs[:-count]), inputs)
+            and self._has_inputs(replace(exchange, inputs=exchange.inputs[:-count]), inputs)
         ]
         if not candidates:
             return None
@@ -214,7 +224,7 @@ class AlteredSearch:
         has_addition = any(not child.inputs for child in self._tree.list_children(exchange))
         return bool(stored_letters) and has_addition and heard_letters.startswith(stored_letters)
 
-    def _find_after_match_point(self) -> list[Exchange]:
+    def _list_after_match_point(self) -> list[Exchange]:
         """Returns the exchanges after the match point that have a reply, or a part of a reply.
 
         Without a match point these are all such exchanges. If requests were cancelled one after the other, each follows
@@ -264,7 +274,7 @@ class AlteredSearch:
             if reply is not None
         }
 
-    def _was_asked(self, candidate: Exchange, inputs: Inputs) -> bool:
+    def _has_inputs(self, candidate: Exchange, inputs: Inputs) -> bool:
         """Returns whether the messages before a reply are the candidate's inputs, or end like them.
 
         Without a match point, results of tools are no evidence, because many exchanges have the same results. If more

@@ -153,11 +153,11 @@ class _HeadSearch:
         if self._head is not None and not tree.is_mid_turn(self._head):
             self._above = tree.find_parent(self._head)
         # The cancelled sends after the head, oldest first.
-        self._cut_sends = self._find_cut_sends()
+        self._cut_sends = self._list_cut_sends()
         # The cancelled sends with messages that came again with the head.
-        self._joined_sends = self._find_joined_sends()
+        self._joined_sends = self._list_joined_sends()
         # The exchanges that may have the results of the last cancelled send.
-        self._later_exchanges = self._find_later_exchanges()
+        self._later_exchanges = self._list_later_exchanges()
         compared = (
             self._head,
             self._above,
@@ -167,7 +167,7 @@ class _HeadSearch:
         )
         tree.contents.group(exchange for exchange in compared if exchange is not None)
         # The messages of cancelled sends that come before the list.
-        self._pending_messages = self._find_pending()
+        self._pending_messages = self._list_pending_messages()
 
     def run(self) -> PathHead | None:
         """Returns the end of the path; None: the list neither follows the path nor repeats the pending messages."""
@@ -251,9 +251,9 @@ class _HeadSearch:
         if not assistant_count:
             return None
         # The words of a reply that is not stored are not known, so all of the messages may report it.
-        off_sibling = self._find_off_sibling()
+        off_record_sibling = self._find_off_record_sibling()
         repeats_head = self._repeats_head(listing.messages)
-        off_report = None if off_sibling is None else _Report(_ReportedReply.OFF, assistant_count)
+        off_report = None if off_record_sibling is None else _Report(_ReportedReply.OFF, assistant_count)
         for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT_MESSAGES), 0, -1)):
             is_of_pending = self._find_same_report(self._pending_messages, count) is not None
             is_of_head = self._reports(self._head, count, min_letters=1)
@@ -265,7 +265,7 @@ class _HeadSearch:
             last_cut = self._cut_sends[-1] if self._cut_sends and not is_again else None
             if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, count, min_letters=1):
                 # Nothing of that send is on the path, so its report is new there.
-                is_newest = off_sibling is None or off_sibling.begun < last_cut.begun
+                is_newest = off_record_sibling is None or off_record_sibling.begun < last_cut.begun
                 return _Report(_ReportedReply.CUT, 0) if is_newest else off_report
             if is_of_pending:
                 return _Report(_ReportedReply.PENDING, count)
@@ -297,7 +297,7 @@ class _HeadSearch:
                 return count
         return 0
 
-    def _find_off_sibling(self) -> Exchange | None:
+    def _find_off_record_sibling(self) -> Exchange | None:
         """Returns the newest exchange of which the list may repeat a reply that is off the record or forgotten.
 
         The words of the reply are not known. Returns None if there is no such exchange.
@@ -353,7 +353,7 @@ class _HeadSearch:
         )
         return max(indices, default=None)
 
-    def _find_pending(self) -> list[WireMessage]:
+    def _list_pending_messages(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before the messages of the list."""
         pending = self._list_messages_of_cut_sends()
         listing = self._listing
@@ -362,7 +362,7 @@ class _HeadSearch:
             return [message for message in pending if has_result_role(message)]
         return pending
 
-    def _find_cut_sends(self) -> list[Exchange]:
+    def _list_cut_sends(self) -> list[Exchange]:
         """Returns the cancelled sends after the head, oldest first.
 
         Among them are siblings of the head that repeated its question, and sends of the user that came while the head's
@@ -391,7 +391,7 @@ class _HeadSearch:
         ]
         return sorted(cut_sends, key=lambda exchange: (exchange.begun, exchange.id))
 
-    def _find_joined_sends(self) -> list[Exchange]:
+    def _list_joined_sends(self) -> list[Exchange]:
         """Returns the cancelled sends with messages that came again with the head."""
         head = self._head
         if head is None:
@@ -439,7 +439,7 @@ class _HeadSearch:
             *(each for each in self._list_messages(user_send) if each.get("role") == "user"),
         ]
 
-    def _find_later_exchanges(self) -> list[Exchange]:
+    def _list_later_exchanges(self) -> list[Exchange]:
         """Returns the path's exchanges after the parent of the last cancelled send; none if that has no results."""
         if not self._cut_sends or not any(map(is_result, self._cut_sends[-1].inputs)):
             return []

@@ -106,7 +106,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     exchange = draft_exchange(query, match_point, pending, continuation.new_indices)
     tree.contents.provide_messages(0, messages)
     conversation_row = _find_conversation_row(tree, query, exchange, match_point)
-    rivals = find_rivals(tree, match_point, conversation_row)
+    rivals = list_rivals(tree, match_point, conversation_row)
     is_list_alone = match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
         query=query,
@@ -270,7 +270,7 @@ def was_sent_again(tree: Tree, plan: Plan, arrived_at: float) -> bool:
     return False
 
 
-def find_rivals(tree: Tree, match_point: Exchange | None, conversation_row: int | None) -> list[Exchange]:
+def list_rivals(tree: Tree, match_point: Exchange | None, conversation_row: int | None) -> list[Exchange]:
     """Returns the exchanges that follow a match point already, or the roots of a conversation."""
     if match_point is not None:
         return tree.list_children(match_point)

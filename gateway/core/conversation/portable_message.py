@@ -94,14 +94,14 @@ class UnsendableParts(Struct, frozen=True):
     """Parts of messages that some upstream cannot take, and the text that it gets in place of each part."""
 
     # Returns whether a part is of this kind.
-    is_one: Callable[[object], bool]
+    is_unsendable: Callable[[object], bool]
     # The text in place of such a part.
     replacement: str
 
     def are_in(self, message: Mapping[str, Any]) -> bool:
         """Returns whether a message has such a part."""
         content = message.get("content")
-        return isinstance(content, list) and any(map(self.is_one, content))
+        return isinstance(content, list) and any(map(self.is_unsendable, content))
 
     def replace_in(self, message: dict[str, Any]) -> dict[str, Any]:
         """Returns a message with the text in place of each such part."""
@@ -110,7 +110,7 @@ class UnsendableParts(Struct, frozen=True):
         text_part = {"type": "text", "text": self.replacement}
         return {
             **message,
-            "content": [text_part if self.is_one(part) else part for part in message["content"]],
+            "content": [text_part if self.is_unsendable(part) else part for part in message["content"]],
         }
 
 

@@ -64,7 +64,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     exchange = _write_finished(tree, plan, request_end)
     is_new = exchange.id == request_end.id
     changed_ids = revived_ids | {exchange.id} if is_new and not plan.is_inactive else revived_ids
-    active.supersede_along_path(tree, exchange, changed_ids, plan.query, request_end.now)
+    active.judge_rivals_along_path(tree, exchange, changed_ids, plan.query, request_end.now)
     if plan.is_inactive and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
     # True if the request does not just go on from the end of a stored path (docs/conversations.md, "The fast path").
@@ -134,7 +134,7 @@ def _store_heard(tree: Tree, plan: Plan, now: float) -> None:
     revived_ids = {each.exchange_row for each in plan.amendments if revive(tree, each)}
     parent = tree.get(plan.exchange.parent)
     if revived_ids and parent is not None:
-        active.supersede_along_path(tree, parent, revived_ids, plan.query, now)
+        active.judge_rivals_along_path(tree, parent, revived_ids, plan.query, now)
         active.refresh_active(tree, parent, is_named=plan.query.is_named)
 
 
@@ -203,14 +203,14 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange
         stopped=None,
         size=len(without_space(read_text(request_end.shown_reply))),
     )
-    twin = None if is_written else _find_twin(tree, exchange, request_end)
-    if twin is not None:
-        return _write_into_twin(tree, twin, exchange, plan, request_end)
+    duplicate = None if is_written else _find_duplicate(tree, exchange, request_end)
+    if duplicate is not None:
+        return _write_into_duplicate(tree, duplicate, exchange, plan, request_end)
     return _add_exchange(tree, exchange, plan, request_end)
 
 
-def _find_twin(tree: Tree, exchange: Exchange, request_end: RequestEnd) -> Exchange | None:
-    """Returns the exchange at the same place with the same words, because a request sent twice is one exchange.
+def _find_duplicate(tree: Tree, exchange: Exchange, request_end: RequestEnd) -> Exchange | None:
+    """Returns the exchange with the same words at the same position, because a request sent twice is one exchange.
 
     A stored response is an exchange of its own, since its id shows its own time and fields. A later attempt at a
     response in the background writes into the exchange of the earlier one, which has the same tag.
@@ -259,23 +259,29 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: Reque
     )
 
 
-def _write_into_twin(
-    tree: Tree, twin: Exchange, exchange: Exchange, plan: Plan, request_end: RequestEnd
+def _write_into_duplicate(
+    tree: Tree, duplicate: Exchange, exchange: Exchange, plan: Plan, request_end: RequestEnd
 ) -> Exchange:
-    """Writes a request into the exchange with the same words (`twin`), which counts as touched now."""
-    exchange = tree.change(twin.id, touched=max(exchange.begun, twin.touched), ended=request_end.now)
+    """Writes a request into the stored exchange with the same words, which counts as touched now.
+
+    duplicate: the stored exchange.
+    exchange: the request as an exchange of its own.
+    """
+    exchange = tree.change(
+        duplicate.id, touched=max(exchange.begun, duplicate.touched), ended=request_end.now
+    )
     if is_tombstone(exchange):
         return exchange
     # The stored notes stay, but a note that the repeated request has only extended is replaced.
     longer_notes = {
-        i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))
+        i: note for i, note in request_end.notes.items() if note.startswith(duplicate.notes.get(i, ""))
     }
     content = make_content_fields(plan, request_end, exchange.redactions)
     if content["shown_reply"] is not None and "ids" in read_private(request_end.shown_reply):
-        replies = (tree.contents.find_shown_reply(twin) or {}, request_end.shown_reply)
+        replies = (tree.contents.find_shown_reply(duplicate) or {}, request_end.shown_reply)
         ids = [each for reply in replies for each in read_private(reply).get("ids", ())]
         content["shown_reply"] = orjson.dumps(with_private(request_end.shown_reply, ids=ids[-MAX_IDS:]))
-    exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer_notes})
+    exchange = tree.change(exchange.id, **content, notes={**duplicate.notes, **longer_notes})
     # Edits that were merged into the blocks already are not merged again.
     if not exchange.merged:
         exchange = tree.change(exchange.id, edits=request_end.edits)

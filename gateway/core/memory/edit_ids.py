@@ -29,6 +29,6 @@ def map_edits_to_calls(calls: Iterable[str]) -> dict[str, str]:
     return {make_edit_id(call, 0): call for call in calls}
 
 
-def call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
+def parse_call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
     """Returns the id of the call to which an edit belongs; "": to no such call. calls: from `map_edits_to_calls`."""
     return calls.get(edit) or calls.get(edit.rpartition(_NUMBER_MARK)[0], "")

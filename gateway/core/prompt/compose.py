@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.plan import Plan, find_rivals
+from gateway.core.conversation.plan import Plan, list_rivals
 from gateway.core.conversation.portable_message import make_portable_message
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refill
@@ -91,7 +91,7 @@ def find_known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     index: the index of the message among the new ones.
     """
     prefix = plan.exchange.inputs[: index + 1]
-    rivals = find_rivals(tree, plan.match.match_point, plan.conversation_row)
+    rivals = list_rivals(tree, plan.match.match_point, plan.conversation_row)
     noted_rivals = [rival for rival in rivals if index in rival.notes and rival.inputs[: index + 1] == prefix]
     if not noted_rivals:
         return None

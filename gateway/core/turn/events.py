@@ -42,7 +42,7 @@ class ReplyFailed(Struct, frozen=True):
     # The error that the client gets.
     error: GatewayError
     # The beginning of an event that did not come to its end.
-    rest: bytes = b""
+    unfinished_event: bytes = b""
 
 
 class ToolFinished(Struct, frozen=True):

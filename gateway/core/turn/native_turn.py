@@ -81,8 +81,8 @@ class NativeTurn:
             case events.ReplyEnded():
                 # A complete reply is saved by now, with its dialect's last event. Any other reply broke off too early.
                 return self._end_early(b"", self._error or UpstreamReplyBroken(_EARLY_END))
-            case events.ReplyFailed(error, rest) if rest:
-                return self._end_early(self._change.change_unfinished(rest), error)
+            case events.ReplyFailed(error, unfinished_event) if unfinished_event:
+                return self._end_early(self._change.change_unfinished(unfinished_event), error)
             case events.ReplyFailed(error):
                 return self._fail(error)
             case events.ClientLeft():

@@ -104,10 +104,10 @@ class NoteSearch(Struct, frozen=True):
         changes = prompt.section.changes
         choice = found_messages.choose(budget_tokens, cut_chars, visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
-        while choice.hits and (excess := await _measure_excess(prompt, render(choice.hits, changes))) > 1:
+        while choice.hits and (share := await _measure_room_share(prompt, render(choice.hits, changes))) > 1:
             # If the note takes less than its budget, a slightly smaller budget would give the same note.
             note_tokens = note_text.estimate_tokens(render(choice.hits, ()))
-            budget_tokens = min(budget_tokens - 1, int(note_tokens / excess) - self.budget.naming_tokens)
+            budget_tokens = min(budget_tokens - 1, int(note_tokens / share) - self.budget.naming_tokens)
             choice = found_messages.choose(budget_tokens, cut_chars, visible)
         return choice
 
@@ -130,8 +130,11 @@ def make_named_query(text: str, names: Sequence[str]) -> str:
     return note_query.with_speaker(note_query.make_query(text), names)
 
 
-async def _measure_excess(prompt: Prompt, note: str) -> float:
-    """Returns the tokens of a note as a multiple of its room in the window, or 0 if the window was not counted."""
+async def _measure_room_share(prompt: Prompt, note: str) -> float:
+    """Returns the share of its room in the window that a note takes, above 1 if it does not fit.
+
+    Returns 0 if the window was not counted.
+    """
     room = prompt.window.note_tokens
     if not room or prompt.target.context_window is None:
         return 0.0
