@@ -181,11 +181,11 @@ class Probes(Struct, frozen=True):
 class StoredContent(NamedTuple):
     """The columns of an exchange that hold content, as JSON."""
 
-    # The list of the messages of the input; None: the exchange has no input.
+    # The client's messages, as a JSON array; None: the exchange was forgotten.
     input: bytes | None = None
-    # The reply as the client saw it; None: there is no reply.
+    # The reply as the client has it, as a JSON message; None: there is no reply.
     shown_reply: bytes | None = None
-    # The reply with its hidden rounds; None: the shown reply is the whole reply.
+    # All messages of the reply, as `Exchange.full_reply`; None: the reply is `shown_reply` alone.
     full_reply: bytes | None = None
 
 
