@@ -474,6 +474,27 @@ def test_a_cancelled_reply_by_way_of_chat_completions_shows_what_came_as_well(
         assert read_text_of(body).strip() == "Three four"
 
 
+def test_a_response_that_is_cancelled_before_its_words_can_be_continued(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    gate = Gate()
+    upstream.queue(say("Hi."), say("Three four.", hold_after={1: gate}))
+    with (
+        remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world,
+        open_socket(world.gateway) as socket,
+    ):
+        client = SocketClient(socket)
+        first = client.ask(input="Hello.")
+        client.create(input="Count.", previous_response_id=first["id"])
+        client.wait_for("response.created")
+        client.send(type="response.cancel")
+        cancelled = client.wait_for()["response"]
+        gate.open()
+        assert (cancelled["output"], cancelled["store"]) == ([], False)
+        client.ask(input="Go on.", previous_response_id=cancelled["id"])
+        assert [m["content"] for m in upstream.last.messages] == ["Hello.", "Hi.", "Count.", "Go on."]
+
+
 def test_a_response_is_cancelled_before_it_has_begun(client: SocketClient, upstream: StrictUpstream) -> None:
     """Both messages may come in one packet, and the one is read before anything became of the other."""
     protocol = client.socket.protocol

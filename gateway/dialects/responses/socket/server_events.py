@@ -89,6 +89,9 @@ def make_cancelled_event(first_response: bytes, output: bytes, sequence_number: 
     output: the items until the cancellation, as a JSON array.
     """
     response = {**_decode_members_leniently(first_response), "output": output}
+    if output == b"[]":
+        # Nothing came that could be stored. This connection alone knows the response.
+        response["store"] = b"false"
     return _make_response_event("response.incomplete", response, "cancelled", sequence_number)
 
 
