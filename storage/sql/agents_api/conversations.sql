@@ -36,12 +36,13 @@ WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id {direc
 
 -- name: by_time
 -- Lists the conversations of the agents in rows ?8 to ?9 by a time. ?3: how many; ?4 to ?7: between these times and
--- rows. When the last run of each conversation ended is read once for all conversations.
+-- rows. When the last run of each conversation ended is read once for all conversations. (The range is of `c.agent`,
+-- since PostgreSQL does not derive it from one of `a.id`.)
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
 LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents b ON b.id = r.agent AND b.project = ?1
     WHERE r.agent >= ?8 AND r.agent <= ?9
     AND CAST(?2 AS TEXT) <> 'spoken' GROUP BY r.conversation) n ON n.conversation = c.id
-WHERE {is_listed} AND a.id >= ?8 AND a.id <= ?9 AND ({order_time}, c.id) > (?4, ?5) AND ({order_time}, c.id) < (?6, ?7)
+WHERE {is_listed} AND c.agent >= ?8 AND c.agent <= ?9 AND ({order_time}, c.id) > (?4, ?5) AND ({order_time}, c.id) < (?6, ?7)
 ORDER BY {order_time} {direction}, c.id {direction} LIMIT ?3
 
 -- name: cursor

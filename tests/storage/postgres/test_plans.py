@@ -130,6 +130,19 @@ async def test_a_forgetting_finds_the_turns_that_a_block_came_from_by_index(memo
     assert all("agent = " in after for after in of_edits), plan
 
 
+@pytest.mark.parametrize("name", ["by_time_down", "by_time_up"])
+async def test_an_agents_conversations_are_sorted_without_those_of_other_agents(
+    memories: str, name: str
+) -> None:
+    """The server does not conclude from the range of `agents.id` that `conversations.agent` lies in it, too."""
+    async with connect(memories) as connection:
+        await connection.execute("SET enable_seqscan = off")  # the tables are small here
+        plan = await explain(connection, load("agents_api/conversations.sql")[name].postgres)
+    conditions = [after for line, after in itertools.pairwise(plan) if " on conversations " in line]
+    assert conditions
+    assert all("agent >= " in condition for condition in conditions), plan
+
+
 async def test_the_end_of_a_memory_is_found_by_index(database: PostgresServer) -> None:
     """An export begins with it; the last row of all would take a scan of everybody's."""
     connection = await asyncpg.connect(database.url)
