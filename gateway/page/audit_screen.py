@@ -17,6 +17,7 @@ from gateway.run.admin.audit_operations import ACTIONS, NO_FILTER, AuditFilter, 
 from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion, is_along
 from gateway.run.admin.list_page import ListPage
 from gateway.run.admin.page_paths import make_fact_href, make_version_href
+from gateway.run.admin.plain_text import count_noun
 
 # The most people who are offered where no entry fits a name.
 _OFFERED_PEOPLE = 10
@@ -122,6 +123,7 @@ class _AuditScreens(Struct, frozen=True):
             "actions": ACTIONS,
             "today": today,
             "is_filtered": shown_filter != NO_FILTER,
+            "days": count_noun(audit.days, "days"),
         }
         return View(page, "audit.html", "Audit", context)
 

@@ -30,6 +30,7 @@ from gateway.run.admin.memory_names import choose_searched_name, make_memory_lab
 from gateway.run.admin.memory_records import BlockRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
+from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.texts_with_words import TextWithWords
@@ -216,6 +217,8 @@ class _ForgetScreens(Struct, frozen=True):
     word_counts: WordCounts
     lost_words: LostWords
     trials: RecallTrials
+    # The days for which the audit is stored.
+    audit_days: float
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> Answer:
         access = make_access(request)
@@ -299,6 +302,7 @@ class _ForgetScreens(Struct, frozen=True):
             "Forgotten",
             memory_name=before.memory_name,
             searched_name=before.searched_name,
+            audit_days=count_noun(self.audit_days, "days"),
             is_all=is_all,
             next_link=next_link,
             # The text of the correction that led here, if it is still true; "": there is none.
@@ -518,6 +522,7 @@ def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROU
         operations.word_counts,
         operations.lost_words,
         operations.trials,
+        operations.audit.days,
     )
     return [
         routes.make_screen("forget", forget.show_preview, ForgetQuery, right="forget"),

@@ -66,6 +66,8 @@ class AuditOperations(Struct, frozen=True):
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # The days for which entries are stored.
+    days: float
 
     async def add(self, actor: str, action: AuditAction, memory: str | None = None, what: str = "") -> None:
         """Adds an entry.

@@ -60,7 +60,7 @@ def perform(world: World, name: str, **arguments: Any) -> Any:
     operations = {
         "memory-forget": forgetting.forget,
         "memory-forget-preview": forgetting.preview,
-        "audit": AuditOperations(world.store, world.clock).show_all,
+        "audit": AuditOperations(world.store, world.clock, 90.0).show_all,
         "memory-undo": forgetting.undo,
         "memory-show": ShowOperation(world.store, TrialRunner(world.store, 1000, world.clock)).show,
     }

@@ -111,7 +111,7 @@ def test_a_version_is_named_by_what_follows_the_last_slash(upstream: StrictUpstr
         preview = call(forget.previews.show(None, of.uid, "version", "work/2026/2"))
         assert (preview.target.id, preview.target.text) == ("work/2026/2", SECRET)
         call(forget.forget(OPERATOR, of.uid, "version", "work/2026/2"))
-        audited = call(AuditOperations(world.store, world.clock).list_forgettings(of.uid))
+        audited = call(AuditOperations(world.store, world.clock, 90.0).list_forgettings(of.uid))
         assert [each.what for each in audited] == ["block work/2026, version 2"]
         assert SECRET.encode() not in world.data()
 

@@ -267,7 +267,7 @@ def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None
         await audit.add(now, "ops", "forget", "agent-gone", "everything")
 
     world.gateway.call(note())
-    operations = AuditOperations(world.store, world.clock)
+    operations = AuditOperations(world.store, world.clock, 90.0)
     first = world.gateway.call(operations.list(limit=2))
     assert [each.action for each in first.items] == ["forget", "edit"]
     rest = world.gateway.call(operations.list(after=first.next, limit=2))

@@ -921,6 +921,9 @@ def test_a_person_who_was_forgotten_is_found_in_the_audit_by_the_number_of_the_m
     assert "It was the memory of tom. The audit records" in plain(page)
     assert f"under the number {agent.uid}. Copy it into the ticket" in plain(page)
     assert f'href="../../audit?user={agent.uid}"' in page
+    # The proof was gone after these days, and no page said so.
+    assert "It is in the audit for 90 days: save this page as well" in plain(page)
+    assert "and each entry for 90 days." in plain(operator.get("audit").body.decode())
     found = operator.get("audit?user=tom").body.decode()
     assert "Nobody is stored as “tom” now. 1 memory was forgotten wholly today" in plain(found)
     list_link = re.search(r'href="([^"]+)">1 memory was', found)
