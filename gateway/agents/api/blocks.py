@@ -230,8 +230,8 @@ class BlockRoutes:
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
         agent = await self._api.agents.get(request)
-        visible = (await self._blocks.load_visible([agent.id]))[agent.id]
-        return cut_page([render_block(entry) for entry in visible], query)
+        entries = (await self._blocks.load_visible([agent.id]))[agent.id]
+        return cut_page([render_block(entry) for entry in entries], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Have an agent see a block."""

@@ -129,8 +129,8 @@ class FolderRoutes:
     async def create(self, request: ApiRequest, body: CreateFolder) -> dict[str, Any]:
         """Make a folder."""
         fields = get_sent_fields(body)
-        stored = {name: fields[name] for name in _STORED_FIELDS if fields.get(name) is not None}
-        return render_folder(await self._folders.create(request.project, body.name, stored))
+        stored_fields = {name: fields[name] for name in _STORED_FIELDS if fields.get(name) is not None}
+        return render_folder(await self._folders.create(request.project, body.name, stored_fields))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a folder."""
@@ -140,8 +140,8 @@ class FolderRoutes:
         """Change a folder."""
         folder = await self._files.get_folder(request)
         fields = get_sent_fields(body)
-        stored = {**folder.body, **{name: fields[name] for name in _STORED_FIELDS if name in fields}}
-        return render_folder(await self._folders.change(folder, find_sent(body.name), stored))
+        stored_fields = {**folder.body, **{name: fields[name] for name in _STORED_FIELDS if name in fields}}
+        return render_folder(await self._folders.change(folder, find_sent(body.name), stored_fields))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a folder with its files, and take it from all agents."""

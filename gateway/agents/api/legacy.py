@@ -62,12 +62,12 @@ class LegacyRoutes:
     async def add_block(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Give an agent a new block."""
         agent = await self._api.agents.get(request)
-        created = await self._blocks.create_block(request.project, body)
+        entry = await self._blocks.create_block(request.project, body)
         try:
-            await self._named_blocks.attach(agent, created.block.uid)
+            await self._named_blocks.attach(agent, entry.block.uid)
         except Exception:
             # The agent may have a block with this label. Whatever the cause, no block stays that no agent sees.
-            await self._named_blocks.delete(request.project, created.block.uid)
+            await self._named_blocks.delete(request.project, entry.block.uid)
             raise
         return await self._blocks.retrieve_memory(request)
 

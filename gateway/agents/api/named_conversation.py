@@ -78,5 +78,5 @@ async def find_conversation_row(store: Store, conversation: NamedConversation) -
     """Returns the row of a conversation; None for an agent's own conversation that has not begun."""
     if conversation.entry is not None:
         return conversation.entry.conversation.id
-    stored = await find_conversation(store, conversation.agent, conversation.name)
-    return None if stored is None else stored.id
+    own_conversation = await find_conversation(store, conversation.agent, conversation.name)
+    return None if own_conversation is None else own_conversation.id

@@ -149,10 +149,10 @@ def read_moment(text: Maybe[str], path: Path, *, is_end: bool = False) -> float 
 
     Raises: Unprocessable.
     """
-    sent = find_sent(text)
-    if sent is None:
+    sent_text = find_sent(text)
+    if sent_text is None:
         return None
-    moment = sent.strip()
+    moment = sent_text.strip()
     if "T" in moment:
         # The `+` of an offset that was not escaped in a query arrives as a blank. ISO 8601 has no other blank.
         moment = moment.replace(" ", "+")
@@ -160,7 +160,7 @@ def read_moment(text: Maybe[str], path: Path, *, is_end: bool = False) -> float 
         return parse_moment(moment, is_end=is_end)
     except ValueError:
         message = "Expected a date or time of ISO 8601"
-        raise Unprocessable(Fault(path, message, "datetime_from_date_parsing", sent[:100])) from None
+        raise Unprocessable(Fault(path, message, "datetime_from_date_parsing", sent_text[:100])) from None
 
 
 class PassageRoutes:
@@ -275,8 +275,8 @@ class ArchiveRoutes:
             archives = await definitions.list_page(request.project, _KIND, page, name=name)
             return list(map(_render_archive, archives))
         rows = await self._api.store.attached.load_targets(agent.id, _KIND)
-        attached = (await definitions.find_by_memories(_KIND, rows)).values()
-        archives = [archive for archive in attached if name is None or archive.name == name]
+        attached_archives = (await definitions.find_by_memories(_KIND, rows)).values()
+        archives = [archive for archive in attached_archives if name is None or archive.name == name]
         archives.sort(key=lambda archive: archive.id)
         return cut_page(list(map(_render_archive, archives)), query)
 
@@ -293,11 +293,11 @@ class ArchiveRoutes:
     async def update(self, request: ApiRequest, body: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
         archive = await self._archives.get_shared(request.project, request.read_uid("archive", "archive_id"))
-        stored = dict(archive.body)
+        fields = dict(archive.body)
         if body.description is not UNSET:
-            stored["description"] = body.description
+            fields["description"] = body.description
         name = find_sent(body.name)
-        changed = await self._api.store.definitions.change(archive, stored, at=self._api.now(), name=name)
+        changed = await self._api.store.definitions.change(archive, fields, at=self._api.now(), name=name)
         return _render_archive(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:

@@ -129,20 +129,20 @@ class AgentImport:
         project = self._project
         registry = self._registry.tools
         for name, definition in self._file.tools.items():
-            existing = await registry.find_named(project, name)
+            existing_tool = await registry.find_named(project, name)
             can_run = await self._defined_tools.explain_refusal(definition) is None
             # A tool that cannot run here replaces no tool. It is stored, so that callers can make it usable.
-            if existing is not None and not (can_run and overrides):
-                self._tools[name] = existing
+            if existing_tool is not None and not (can_run and overrides):
+                self._tools[name] = existing_tool
                 continue
             if not can_run:
                 self.left_out.append(f"tools.{name}.{definition.source_type}")
-            if existing is None:
-                created = self._tools[name] = await registry.create(project, name, definition)
-                self._undo_steps.append(partial(registry.delete, project, created.uid))
+            if existing_tool is None:
+                new_tool = self._tools[name] = await registry.create(project, name, definition)
+                self._undo_steps.append(partial(registry.delete, project, new_tool.uid))
                 continue
-            assert existing.definition is not None  # a file defines no built-in tool
-            before = ToolDefinition.of(existing.definition.body)
+            assert existing_tool.definition is not None  # a file defines no built-in tool
+            before = ToolDefinition.of(existing_tool.definition.body)
             self._tools[name] = await registry.put(project, name, definition)
             self._undo_steps.append(partial(registry.put, project, name, before))
 
@@ -158,11 +158,11 @@ class AgentImport:
     async def _make_folders_and_archives(self) -> None:
         """Makes the folders and archives of the file, unless the project has them already."""
         for key, folder in self._file.folders.items():
-            existing = await self._find_uid(DefinitionKind.FOLDER, folder.uid)
-            self._folders[key] = existing or await self._make_folder(folder)
+            existing_uid = await self._find_uid(DefinitionKind.FOLDER, folder.uid)
+            self._folders[key] = existing_uid or await self._make_folder(folder)
         for key, archive in self._file.archives.items():
-            existing = await self._find_uid(DefinitionKind.ARCHIVE, archive.uid)
-            self._archives[key] = existing or await self._make_archive(archive)
+            existing_uid = await self._find_uid(DefinitionKind.ARCHIVE, archive.uid)
+            self._archives[key] = existing_uid or await self._make_archive(archive)
 
     async def _find_uid(self, kind: DefinitionKind, uid: str | None) -> str | None:
         """Returns the uid if the project has a folder or an archive with this uid, or None."""

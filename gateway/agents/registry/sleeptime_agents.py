@@ -45,14 +45,14 @@ class SleeptimeAgentRegistry:
 
         async def create_sleeptime_agent() -> None:
             current = await self._reload(entry)
-            stored = current.definition
-            definition = AgentDefinition("") if stored is None else AgentDefinition.of(stored.body)
+            record = current.definition
+            definition = AgentDefinition("") if record is None else AgentDefinition.of(record.body)
             if await self._load_readers(current) or await self._adopt_named_readers(current, definition):
                 return
             draft = self._make_draft(current, definition)
             sleeptime = definition.sleeptime or Sleeptime()
             definition_after = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
-            body = None if stored is None else definition_after.dump()
+            body = None if record is None else definition_after.dump()
             await self._store.sleeptime_agents.add(current, draft, body, at=self._now())
 
         await retry_changed_record(create_sleeptime_agent)
@@ -61,9 +61,9 @@ class SleeptimeAgentRegistry:
         """Registers the readers that an imported memory's definition names. Returns whether a reader was registered."""
         project, has_adopted = entry.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
-            stored = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
-            if stored is not None and not await self._store.readers.load_read_by(stored.memory_row):
-                reader_row, now = stored.memory_row, self._now()
+            reader = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
+            if reader is not None and not await self._store.readers.load_read_by(reader.memory_row):
+                reader_row, now = reader.memory_row, self._now()
                 await self._store.sleeptime_agents.adopt(project, entry.agent.id, reader_row, at=now)
                 has_adopted = True
         return has_adopted
@@ -119,6 +119,6 @@ def _remove_reader(entry: AgentEntry, uid: str) -> dict[str, Any] | None:
     definition = None if entry.definition is None else AgentDefinition.of(entry.definition.body)
     if definition is None or definition.sleeptime is None:
         return None
-    others = tuple(agent_uid for agent_uid in definition.sleeptime.agents if agent_uid != uid)
-    sleeptime = replace(definition.sleeptime, agents=others) if others else None
+    other_uids = tuple(agent_uid for agent_uid in definition.sleeptime.agents if agent_uid != uid)
+    sleeptime = replace(definition.sleeptime, agents=other_uids) if other_uids else None
     return replace(definition, sleeptime=sleeptime).dump()

@@ -21,9 +21,9 @@ async def load_exchanges_of_run(store: Store, agent: Agent, run: Run) -> Sequenc
 
     Raises: StoreError.
     """
-    exchange_rows = [entry.step.exchange_row for entry in await store.runs.load_steps(run)]
-    stored = [await store.turns.find_exchange(agent, exchange_row) for exchange_row in exchange_rows]
-    exchanges = [exchange for exchange in stored if exchange is not None]
+    step_rows = [entry.step.exchange_row for entry in await store.runs.load_steps(run)]
+    exchanges_or_none = [await store.turns.find_exchange(agent, row) for row in step_rows]
+    exchanges = [exchange for exchange in exchanges_or_none if exchange is not None]
     row = await store.runs.find_unanswered_exchange(run)
     unanswered = None if row is None else await store.turns.find_exchange(agent, row)
     if unanswered is not None and all(listed.is_result for listed in list_messages(unanswered)[:1]):

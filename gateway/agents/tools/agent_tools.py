@@ -149,12 +149,12 @@ class AgentTools:
         memory = self.memory
         if self.run_uid is None:
             return memory.block_edits.blocks
-        stored = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
-        edited = self._find_edited_labels()
+        stored_blocks = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
+        edited_labels = self._find_edited_labels()
         return [
-            block if block.label in edited else stored[block.id]
+            block if block.label in edited_labels else stored_blocks[block.id]
             for block in memory.block_edits.blocks
-            if block.id in stored
+            if block.id in stored_blocks
         ]
 
     def _find_edited_labels(self) -> set[str]:

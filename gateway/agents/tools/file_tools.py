@@ -116,14 +116,14 @@ class FileTools(Struct, frozen=True):
             f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.list_of_folders(list(folders))
         }
-        included = {path: file for path, file in files.items() if _is_included(path, file, include)}
-        if not included:
+        subset = {path: file for path, file in files.items() if _is_included(path, file, include)}
+        if not subset:
             return ToolAnswer(f"No file fits {include!r}." if files else _NO_FILES)
         offset = arguments.get("offset") or 0
         matches: list[_Match] = []
         is_incomplete = False
         try:
-            pattern_error = await self._collect_matches(pattern, included, offset + _MAX_MATCHES + 1, matches)
+            pattern_error = await self._collect_matches(pattern, subset, offset + _MAX_MATCHES + 1, matches)
         except ChildLimitExceeded:
             pattern_error, is_incomplete = "", True
         if pattern_error:

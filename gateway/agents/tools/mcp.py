@@ -150,13 +150,13 @@ class McpServers:
                 # The package `mcp` takes half a second to load, which must not block the loop.
                 sessions = await asyncio.to_thread(_load_sessions)
                 if server.command:
-                    opened = sessions.open_stdio_session(server.command, secrets.variables, report)
+                    opening = sessions.open_stdio_session(server.command, secrets.variables, report)
                 else:
                     headers = self._make_headers(server, secrets)
                     is_sse = server.transport == "sse"
                     open_session = sessions.open_sse_session if is_sse else sessions.open_http_session
-                    opened = open_session(self._hosts, server.url, headers, report)
-                async with opened as session:
+                    opening = open_session(self._hosts, server.url, headers, report)
+                async with opening as session:
                     yield session, report
         except TimeoutError as error:
             timeout_message = f"its server did not answer within {TIMEOUT_S:.0f} s"

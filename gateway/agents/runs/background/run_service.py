@@ -78,9 +78,9 @@ class RunService:
 
     async def _perform_run(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
-        performed = await self._background_runs.perform(job.job, row)
-        if performed is not None and performed.callback is not None:
-            callback = enqueue_callback(self._store, performed.callback, performed.run.uid, run=performed.run)
+        ended_run = await self._background_runs.perform(job.job, row)
+        if ended_run is not None and ended_run.callback is not None:
+            callback = enqueue_callback(self._store, ended_run.callback, ended_run.run.uid, run=ended_run.run)
             await job.finish(callback, enqueues=(CALLBACK_JOB,))
 
     async def _watch_jobs(self) -> None:

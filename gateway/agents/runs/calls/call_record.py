@@ -52,9 +52,9 @@ class CallRecord(Struct, frozen=True):
         number = number_call(self.step, call.call_id)
         outcome_number = number + _FIRST_OUTCOME
         if not await texts.add_text(*rows, RunTextKind.CALL, number, orjson.dumps({"id": call.call_id})):
-            stored = await texts.load_texts(*rows, RunTextKind.RESULT, after=outcome_number - 1, limit=1)
-            if stored and stored[0].seq == outcome_number:
-                return ToolAnswer.load(stored[0].data)
+            outcomes = await texts.load_texts(*rows, RunTextKind.RESULT, after=outcome_number - 1, limit=1)
+            if outcomes and outcomes[0].seq == outcome_number:
+                return ToolAnswer.load(outcomes[0].data)
             return ToolAnswer.failed(INTERRUPTED_RESULT)
         store_result = partial(texts.add_text, *rows, RunTextKind.RESULT, outcome_number)
         return await perform_and_store(perform, store_result)

@@ -104,8 +104,8 @@ def deny_calls(step: RunStep, answered_ids: Container[str]) -> list[ToolResult]:
     """
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
     answers = [read_result(answer) for answer in make_answers(step, answered_ids, [deny_all])]
-    held = [call_id for call_id, kind in _list_open(step, answered_ids).items() if kind == "held"]
-    return [*answers, *(ToolResult(call_id, NOT_MADE_RESULT, "error", was_run=False) for call_id in held)]
+    held_ids = [call_id for call_id, kind in _list_open(step, answered_ids).items() if kind == "held"]
+    return [*answers, *(ToolResult(call_id, NOT_MADE_RESULT, "error", was_run=False) for call_id in held_ids)]
 
 
 def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
@@ -128,25 +128,25 @@ def resume_answered(
     """
     calls = _list_calls(context, context.path[-1])
     results = []
-    denied, approved, client_call_ids = set[str](), set[str](), set[str]()
+    denied_ids, approved_ids, client_call_ids = set[str](), set[str](), set[str]()
     for message in answers:
         private, call_id = read_private(message), str(message["tool_call_id"])
         if is_bare_approval(message):
-            approved.add(call_id)
+            approved_ids.add(call_id)
             continue
         results.append(read_result(message))
         if private.get("approval") == "denied":
-            denied.add(call_id)
+            denied_ids.add(call_id)
         elif step.waiting.get(call_id) in ("client", "approval"):
             client_call_ids.add(call_id)
-    answered_ids = approved | {result.call_id for result in results}
+    answered_ids = approved_ids | {result.call_id for result in results}
     if step.stop is not None:
         # When the run paused, the calls that did not wait had results, which may be erased since.
-        settled = answered_ids | step.waiting.keys()
-        erased = [call_id for call_id in map(read_call_id, calls) if call_id not in settled]
-        results += [ToolResult(call_id, INTERRUPTED_RESULT, "error") for call_id in erased]
+        settled_ids = answered_ids | step.waiting.keys()
+        erased_ids = [call_id for call_id in map(read_call_id, calls) if call_id not in settled_ids]
+        results += [ToolResult(call_id, INTERRUPTED_RESULT, "error") for call_id in erased_ids]
     return Resumption(
-        ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
+        ResumedCalls(calls, tuple(results), frozenset(approved_ids), frozenset(denied_ids)),
         step.run_row,
         frozenset(client_call_ids),
         run if list_unanswered(step, answered_ids) else None,

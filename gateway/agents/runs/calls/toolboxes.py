@@ -135,7 +135,7 @@ def _find_continuation(context: MemoryContext) -> _Continuation | None:
     if match_point is None and identity.conversation_key is None and identity.user is None:
         return None
     # The id, not the hash of the path: a reply may be cut to its heard part meanwhile, which changes the hash.
-    above = None if match_point is None else match_point.id
+    last_row = None if match_point is None else match_point.id
     agent, plan = context.agent, context.plan
-    path = agent.id, agent.epoch, identity.user, identity.conversation_key, above
+    path = agent.id, agent.epoch, identity.user, identity.conversation_key, last_row
     return _Continuation(path, plan.exchange.inputs, tuple(map(read_text, plan.messages)))
