@@ -355,11 +355,12 @@ async def measure(
         for memory in set_.half(half):
             search = PlainSearch(memory.history) if asks_plain and len(memory.questions) > 1 else None
             async with serve_memory(memory, embedder) as ask:
-                for asked, budget in itertools.product(memory.questions, budgets):
-                    prompt, note = await _ask_question(asked.text, ask, budget)
-                    measured.add(half, memory, asked, budget, prompt, note)
+                for question, budget in itertools.product(memory.questions, budgets):
+                    prompt, note = await _ask_question(question.text, ask, budget)
+                    measured.add(half, memory, question, budget, prompt, note)
                     if search is not None:
-                        measured.plain_shares[half].add(memory, asked, budget, search.ask(asked.text, budget))
+                        hits = search.ask(question.text, budget)
+                        measured.plain_shares[half].add(memory, question, budget, hits)
     return measured
 
 
@@ -384,7 +385,7 @@ class HalvesTable:
         print("| set | questions | plain BM25, % | words, % | `local`, % | needless notes, % | tokens |")
         print("|---|---|---|---|---|---|---|")
         for name, measured in self.measured.items():
-            asked = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].shares)
+            question_count = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].shares)
             plain = _render_halves([half.mean("all") for half in measured[0].plain_shares])
             shares = [_render_halves([half.mean("all") for half in each.shares]) for each in measured]
             noise = ", ".join(
@@ -392,7 +393,7 @@ class HalvesTable:
             )
             tokens = ", ".join(f"{statistics.mean(each.note_tokens[BUDGETS[0]]):.0f}" for each in measured)
             local = shares[-1] if shares[1:] else ""
-            print(f"| {name} | {asked} | {plain} | {shares[0]} | {local} | {noise} | {tokens} |")
+            print(f"| {name} | {question_count} | {plain} | {shares[0]} | {local} | {noise} | {tokens} |")
 
 
 def _render_halves(shares: Sequence[float | None]) -> str:
@@ -428,9 +429,9 @@ class RuleTable:
                     for rule in (None, *RULES_OF_RECALL):
                         measured = self.measured[set_.name]["" if rule is None else rule.name]
                         with rule.turned_off() if rule is not None else contextlib.nullcontext():
-                            for asked in memory.questions:
-                                prompt, note = await _ask_question(asked.text, ask, BUDGETS[0])
-                                measured.add(half, memory, asked, BUDGETS[0], prompt, note)
+                            for question in memory.questions:
+                                prompt, note = await _ask_question(question.text, ask, BUDGETS[0])
+                                measured.add(half, memory, question, BUDGETS[0], prompt, note)
 
     def print(self) -> None:
         """Prints a row for each rule and a column for each set.
@@ -501,7 +502,7 @@ async def measure_whole_memory(set_: Set) -> None:
     """Prints the share of the evidence in the note for "Who am I?", and the tokens of the note."""
     lines, answering_lines, shares, tokens = 0, 0, list[float](), list[int]()
     for memory in itertools.chain(set_.half(0), set_.half(1)):
-        evidence = frozenset().union(*(asked.evidence for asked in memory.questions))
+        evidence = frozenset().union(*(question.evidence for question in memory.questions))
         texts = [
             on_one_line(document.text)
             for document in memory.history

@@ -85,10 +85,10 @@ def chats(turns: int) -> Iterator[Conversation]:
         for _, session in make_dialogue(f"size-{number}", 0, SENTENCES).sessions:
             turns_of_session = iter(session)
             pairs: Conversation = []
-            for asked in turns_of_session:
-                answered = next(turns_of_session, None)
-                if asked.role == USER and answered is not None:
-                    pairs.append((asked.text, answered.text))
+            for message in turns_of_session:
+                reply = next(turns_of_session, None)
+                if message.role == USER and reply is not None:
+                    pairs.append((message.text, reply.text))
             if pairs[:remaining]:
                 yield pairs[:remaining]
             remaining -= len(pairs)
@@ -97,9 +97,9 @@ def chats(turns: int) -> Iterator[Conversation]:
 
 
 def questions(turns: int) -> Iterator[Conversation]:
-    asked = [question.text for question in make_dialogue("size-0", 0, SENTENCES).questions]
+    texts = [question.text for question in make_dialogue("size-0", 0, SENTENCES).questions]
     for number in range(turns):
-        yield [(asked[number % len(asked)], "I am not sure. What do you think yourself?")]
+        yield [(texts[number % len(texts)], "I am not sure. What do you think yourself?")]
 
 
 def play(port: int, user: str, conversations: Iterator[Conversation], answers: list[str]) -> Played:
@@ -108,13 +108,13 @@ def play(port: int, user: str, conversations: Iterator[Conversation], answers: l
     turns = text_bytes = 0
     for conversation in conversations:
         messages: list[dict[str, Any]] = []
-        for asked, answered in conversation:
-            answers[:] = [answered]
-            messages.append({"role": "user", "content": asked})
+        for text, answer in conversation:
+            answers[:] = [answer]
+            messages.append({"role": "user", "content": text})
             reply, _ = client.post(messages)
             messages.append(reply)
             turns += 1
-            text_bytes += len(asked.encode()) + len(answered.encode())
+            text_bytes += len(text.encode()) + len(answer.encode())
     return Played(turns, text_bytes)
 
 

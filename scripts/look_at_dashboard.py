@@ -245,13 +245,13 @@ def use_gateway(port: int, seconds: float) -> Period:
 
 def query_panel(panel: dict[str, Any], port: int, period: Period) -> list[FoundSeries]:
     """Asks the queries of a panel, and prints their series. port: the port of Prometheus."""
-    found = []
+    series_of_queries = []
     for target in panel["targets"]:
         series = find_series(port, target["expr"], period)
         last_values = ", ".join(f"{label} {points[-1][1]:.3g}" for label, points in series.items())
         print(f"{panel['title']}: {len(series)} series: {last_values or 'NOTHING FOUND: ' + target['expr']}")
-        found.append(series)
-    return found
+        series_of_queries.append(series)
+    return series_of_queries
 
 
 def main() -> int:
@@ -280,9 +280,9 @@ def main() -> int:
                     print(f"# {panel['title']}")
                     html.append(f'<h2 style="grid-column:1/-1;margin:6px">{escape(panel["title"])}</h2>')
                     continue
-                found = query_panel(panel, port, period)
-                has_all = has_all and all(found)
-                html.append(render_panel(panel, found, period))
+                series_of_queries = query_panel(panel, port, period)
+                has_all = has_all and all(series_of_queries)
+                html.append(render_panel(panel, series_of_queries, period))
             metrics = set(re.findall(r"^# TYPE (\w+)", fetch(served.port, "/metrics").decode(), re.M))
             print(f"{len(metrics)} metrics are served")
     if options.picture:

@@ -53,10 +53,10 @@ def many() -> dict[str, Any]:
 def test_every_variable_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     files = [path for path in DEPLOY.iterdir() if path.is_file()]
-    named = {name for path in files for name in re.findall(r"\bMNEMOGATE_[A-Z_]+\b", path.read_text("utf-8"))}
-    assert {"MNEMOGATE_KEY", "MNEMOGATE_HOST", "MNEMOGATE_DATABASE_URL"} <= named
+    names = {name for path in files for name in re.findall(r"\bMNEMOGATE_[A-Z_]+\b", path.read_text("utf-8"))}
+    assert {"MNEMOGATE_KEY", "MNEMOGATE_HOST", "MNEMOGATE_DATABASE_URL"} <= names
     values = {"MNEMOGATE_KEY": KEY, "MNEMOGATE_PORT": "8080", "MNEMOGATE_DATABASE_URL": ""}
-    load_settings(environ={name: values.get(name, "x") for name in named})
+    load_settings(environ={name: values.get(name, "x") for name in names})
 
 
 def test_the_image_is_made_of_what_the_wheel_needs() -> None:
@@ -76,13 +76,13 @@ def test_the_image_is_made_of_what_the_wheel_needs() -> None:
 def test_the_image_has_the_versions_of_the_lock(tmp_path: Path) -> None:
     """Of each package that the gateway needs, and its extras."""
     text = (DEPLOY / "Dockerfile").read_text("utf-8")
-    made = re.search(r"^RUN (python -c .+?) > locked\.txt$", text, re.M | re.S)
-    assert made is not None
+    lock_step = re.search(r"^RUN (python -c .+?) > locked\.txt$", text, re.M | re.S)
+    assert lock_step is not None
     assert "install --no-cache-dir -c locked.txt " in text
     environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    asked = ["/bin/sh", "-c", made[1].replace("\\\n", "")]
-    done = subprocess.run(asked, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
-    locked = {each.name: each for each in map(Requirement, done.stdout.splitlines()) if has_marker(each)}
+    command = ["/bin/sh", "-c", lock_step[1].replace("\\\n", "")]
+    output = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
+    locked = {each.name: each for each in map(Requirement, output.splitlines()) if has_marker(each)}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     needed = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     for each in map(Requirement, needed):
@@ -106,10 +106,10 @@ def test_the_images_health_check_asks_the_port_of_its_variable_and_no_proxy(stat
 
         def log_message(self, *_: object) -> None: ...
 
-    found = re.search(
+    health_check = re.search(
         r"^    CMD (python .+?)\nENTRYPOINT", (DEPLOY / "Dockerfile").read_text("utf-8"), re.M | re.S
     )
-    assert found is not None
+    assert health_check is not None
     with HTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as thread:
         thread.submit(server.handle_request)
         environ = {
@@ -117,8 +117,8 @@ def test_the_images_health_check_asks_the_port_of_its_variable_and_no_proxy(stat
             "MNEMOGATE_PORT": str(server.server_port),
             "http_proxy": "http://127.0.0.1:9",
         }
-        asked = ["/bin/sh", "-c", found[1].replace("\\\n", "")]
-        assert subprocess.run(asked, env=environ, timeout=PATIENCE_S, check=False).returncode == code
+        command = ["/bin/sh", "-c", health_check[1].replace("\\\n", "")]
+        assert subprocess.run(command, env=environ, timeout=PATIENCE_S, check=False).returncode == code
 
 
 def test_a_settings_file_in_the_image_may_name_another_database(tmp_path: Path) -> None:
@@ -130,15 +130,15 @@ def test_a_settings_file_in_the_image_may_name_another_database(tmp_path: Path) 
 
 
 def test_open_webui_says_who_is_speaking_and_has_the_key(compose: dict[str, Any]) -> None:
-    ours, theirs = compose["services"]["mnemogate"], compose["services"]["open-webui"]
-    assert (DEPLOY / ours["build"]["context"] / ours["build"]["dockerfile"]).is_file()
-    assert theirs["environment"]["ENABLE_FORWARD_USER_INFO_HEADERS"] == "true"
-    assert theirs["environment"]["OPENAI_API_BASE_URL"] == "http://mnemogate:8080/v1"
-    assert theirs["environment"]["OPENAI_API_KEY"] == "${MNEMOGATE_KEY}"
-    assert ours["environment"]["MNEMOGATE_KEY"].startswith("${MNEMOGATE_KEY:?")
-    named = {volume.partition(":")[0] for each in (ours, theirs) for volume in each["volumes"]}
-    assert named == set(compose["volumes"])
-    assert "memory:/data" in ours["volumes"]
+    gateway, open_webui = compose["services"]["mnemogate"], compose["services"]["open-webui"]
+    assert (DEPLOY / gateway["build"]["context"] / gateway["build"]["dockerfile"]).is_file()
+    assert open_webui["environment"]["ENABLE_FORWARD_USER_INFO_HEADERS"] == "true"
+    assert open_webui["environment"]["OPENAI_API_BASE_URL"] == "http://mnemogate:8080/v1"
+    assert open_webui["environment"]["OPENAI_API_KEY"] == "${MNEMOGATE_KEY}"
+    assert gateway["environment"]["MNEMOGATE_KEY"].startswith("${MNEMOGATE_KEY:?")
+    volumes = {volume.partition(":")[0] for each in (gateway, open_webui) for volume in each["volumes"]}
+    assert volumes == set(compose["volumes"])
+    assert "memory:/data" in gateway["volumes"]
 
 
 def test_gateways_and_a_worker_share_one_postgres(many: dict[str, Any]) -> None:
@@ -230,9 +230,9 @@ SHARED_GAUGES = ("mnemogate_jobs", "mnemogate_batches", "mnemogate_batch_items")
 def test_the_dashboard_does_not_add_up_what_each_gateway_shows_of_all() -> None:
     dashboard = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    found = [each for each in queries if any(f"({name})" in each for name in SHARED_GAUGES)]
-    assert found
-    assert not [each for each in found if not each.startswith("max by")]
+    shared = [each for each in queries if any(f"({name})" in each for name in SHARED_GAUGES)]
+    assert shared
+    assert not [each for each in shared if not each.startswith("max by")]
 
 
 _IN_QUERY = re.compile(r"\b((?:mnemogate|gen_ai)_[a-z_]+?)(?:_bucket|_count|_sum|_total)?(?=[\[)]|$)")
@@ -254,6 +254,8 @@ def test_the_dashboard_asks_for_metrics_and_labels_that_exist(
         names = _IN_QUERY.findall(bare)
         assert names, query
         assert set(names) <= known.keys(), query
-        asked = {each.strip() for part in re.findall(r"by \(([^)]*)\)", query) for each in part.split(",")}
-        asked |= set(re.findall(r"[{,]\s*([a-z_]+)\s*[=!]", query))
-        assert asked <= set.union(*(labels[name] for name in names)), query
+        used_labels = {
+            each.strip() for part in re.findall(r"by \(([^)]*)\)", query) for each in part.split(",")
+        }
+        used_labels |= set(re.findall(r"[{,]\s*([a-z_]+)\s*[=!]", query))
+        assert used_labels <= set.union(*(labels[name] for name in names)), query

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -75,18 +76,18 @@ def test_every_metric_is_documented_and_no_other(upstream: StrictUpstream, tmp_p
 
 def test_every_path_that_a_document_names_exists() -> None:
     """A file or a folder of this repository, so that a move takes its mentions along."""
-    named = re.findall(r"`((?:gateway|adapters|storage|tests|scripts|docs)/[\w./-]*\w)`", documents())
-    assert len(named) > 20
-    missing = {name for name in named if not any(ROOT.glob(f"{name}*"))}
+    paths = re.findall(r"`((?:gateway|adapters|storage|tests|scripts|docs)/[\w./-]*\w)`", documents())
+    assert len(paths) > 20
+    missing = {path for path in paths if not any(ROOT.glob(f"{path}*"))}
     assert not missing
 
 
 def test_the_table_of_rooms_names_each_folder() -> None:
     table = _page("architecture").partition("\n## Rooms")[2].partition("\n## ")[0]
-    named = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+)`", table)}
-    folders = {made.parent.name for made in (ROOT / "gateway").rglob("__init__.py")}
+    rooms = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+)`", table)}
+    folders = {module.parent.name for module in (ROOT / "gateway").rglob("__init__.py")}
     assert len(folders) > 30
-    assert folders <= named, folders - named
+    assert folders <= rooms, folders - rooms
 
 
 def test_every_name_that_a_page_puts_into_a_file_or_a_class_is_defined_there() -> None:
@@ -136,10 +137,10 @@ def test_a_recipe_names_a_method_with_its_class() -> None:
 def _methods() -> Iterator[str]:
     """Yields the names of all methods, without properties, which are mostly named as fields are."""
     for path in (ROOT / "gateway").rglob("*.py"):
-        for made in nodes_of(path):
-            if isinstance(made, ast.ClassDef):
+        for node in nodes_of(path):
+            if isinstance(node, ast.ClassDef):
                 functions = [
-                    each for each in made.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+                    each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
                 ]
                 yield from (each.name for each in functions if not each.decorator_list)
 
@@ -219,9 +220,9 @@ def test_every_application_that_is_run_is_in_the_table_of_clients() -> None:
 
 
 def test_each_difference_from_lettas_server_has_a_reason_and_a_program() -> None:
-    found = differences.rows()
-    assert found.keys() == differences.PROGRAMS.keys()
-    assert all(len(cells) == 3 and all(cells) for cells in found.values())
+    rows = differences.rows()
+    assert rows.keys() == differences.PROGRAMS.keys()
+    assert all(len(cells) == 3 and all(cells) for cells in rows.values())
 
 
 def test_the_readme_gives_a_reason_for_each_dependency() -> None:
@@ -246,11 +247,11 @@ def test_each_decision_is_short_and_has_an_entry_in_the_index() -> None:
     head, *sections = re.split(r"^(?=## )", page, flags=re.M)
     index, sections = sections[0], sections[1:]
     decisions = [re.split(r"^### ", section, flags=re.M)[1:] for section in sections]
-    for section, found in zip(sections, decisions, strict=True):
-        assert found, section.partition("\n")[0]
+    for section, decisions_of_section in zip(sections, decisions, strict=True):
+        assert decisions_of_section, section.partition("\n")[0]
         assert section.partition("\n### ")[0].count("\n") == 1, f"text before a heading: {section[:80]!r}"
     titles = []
-    for decision in (decision for found in decisions for decision in found):
+    for decision in chain.from_iterable(decisions):
         title, _, text = decision.partition("\n")
         titles.append(title)
         lines = text.strip().splitlines()

@@ -45,11 +45,11 @@ def test_a_docstring_explains_parameters_that_its_function_has() -> None:
         if not isinstance(function, Function):
             continue
         parameters = {each.arg for each in ast.walk(function.args) if isinstance(each, ast.arg)}
-        for found in EXPLAINED.findall(ast.get_docstring(function) or ""):
+        for names in EXPLAINED.findall(ast.get_docstring(function) or ""):
             count += 1
-            gone = set(found.split(", ")) - parameters
-            if gone and "raw" not in parameters:
-                wrong.append(f"{path.relative_to(ROOT)}: {function.name}: {sorted(gone)}")
+            unknown = set(names.split(", ")) - parameters
+            if unknown and "raw" not in parameters:
+                wrong.append(f"{path.relative_to(ROOT)}: {function.name}: {sorted(unknown)}")
     assert count > 1000
     assert wrong == []
 
@@ -104,12 +104,12 @@ def members_of_classes() -> dict[str, set[str]]:
     """Returns the names of each class's members, with those of its bases."""
     own: dict[str, set[str]] = {}
     bases: dict[str, set[str]] = {}
-    for _, made in nodes():
-        if not isinstance(made, ast.ClassDef):
+    for _, owner in nodes():
+        if not isinstance(owner, ast.ClassDef):
             continue
-        members = own.setdefault(made.name, set())
-        bases.setdefault(made.name, set()).update(ast.unparse(each).split("[")[0] for each in made.bases)
-        for node in ast.walk(made):
+        members = own.setdefault(owner.name, set())
+        bases.setdefault(owner.name, set()).update(ast.unparse(each).split("[")[0] for each in owner.bases)
+        for node in ast.walk(owner):
             if isinstance(node, Function):
                 members.add(node.name)
             elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):

@@ -517,8 +517,8 @@ def _box(module: str) -> str:
 
 
 def _between_boxes() -> set[tuple[str, str]]:
-    found = {(_box(a), _box(b)) for a, b in _arrows()}
-    return {(a, b) for a, b in found if a != b}
+    arrows = {(_box(a), _box(b)) for a, b in _arrows()}
+    return {(a, b) for a, b in arrows if a != b}
 
 
 def test_within_a_room_arrows_go_down() -> None:
@@ -542,10 +542,10 @@ def test_within_a_room_arrows_go_down() -> None:
 def test_every_box_has_a_floor() -> None:
     boxes = {_box(name) for name, _ in _modules()}
     for room, floors in FLOORS.items():
-        known = {f"{room}.{box}" for floor in [*floors, ALONE.get(room, set())] for box in floor}
-        found = {box for box in boxes if box.startswith(room + ".")}
-        assert not found - known, f"give these a floor in FLOORS, in this file: {sorted(found - known)}"
-        assert not known - found, f"take these out of FLOORS, they are gone: {sorted(known - found)}"
+        listed = {f"{room}.{box}" for floor in [*floors, ALONE.get(room, set())] for box in floor}
+        actual = {box for box in boxes if box.startswith(room + ".")}
+        assert not actual - listed, f"give these a floor in FLOORS, in this file: {sorted(actual - listed)}"
+        assert not listed - actual, f"take these out of FLOORS, they are gone: {sorted(listed - actual)}"
 
 
 def test_no_folder_imports_itself_by_a_detour() -> None:
@@ -619,15 +619,15 @@ def test_a_public_type_name_stands_for_one_thing() -> None:
 
 def test_a_docstring_begins_with_its_subject_or_a_verb() -> None:
     """No docstring begins with a word that leaves the reader to guess what the sentence is about."""
-    begun = re.compile(r"(What|Whether|Of|Whose|Another|It)\b")
-    found = []
+    vague_opening = re.compile(r"(What|Whether|Of|Whose|Another|It)\b")
+    wrong = []
     for module, path in _modules():
         for node in nodes_of(path):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 words = ast.get_docstring(node) or ""
-                if begun.match(words):
-                    found.append(f"{module}: {words.splitlines()[0]}")
-    assert not found, f"begin these with their subject or a verb (Returns ...): {found}"
+                if vague_opening.match(words):
+                    wrong.append(f"{module}: {words.splitlines()[0]}")
+    assert not wrong, f"begin these with their subject or a verb (Returns ...): {wrong}"
 
 
 def test_a_property_is_described_as_a_value() -> None:
@@ -640,15 +640,15 @@ def test_a_property_is_described_as_a_value() -> None:
         and any(ast.unparse(each).endswith("property") for each in node.decorator_list)
     ]
     assert len(properties) > 200
-    found = [
+    wrong = [
         f"{m}: {node.name}" for m, node in properties if (ast.get_docstring(node) or "").startswith("Returns")
     ]
-    assert not found, f"begin these with a noun, or with True if: {found}"
+    assert not wrong, f"begin these with a noun, or with True if: {wrong}"
 
 
 def test_private_state_is_no_parameter_of_a_constructor() -> None:
     """A private field with a default is state that the class begins with itself: `field(..., init=False)`."""
-    count, found = 0, []
+    count, wrong = 0, []
     for module, path in _modules():
         for owner in nodes_of(path):
             if not isinstance(owner, ast.ClassDef) or not any(
@@ -660,9 +660,9 @@ def test_private_state_is_no_parameter_of_a_constructor() -> None:
                     name = ast.unparse(node.target)
                     count += name.startswith("_")
                     if name.startswith("_") and "init=False" not in ast.unparse(node.value):
-                        found.append(f"{module}: {owner.name}.{name}")
+                        wrong.append(f"{module}: {owner.name}.{name}")
     assert count > 60
-    assert not found, f"take these out of the constructor: {found}"
+    assert not wrong, f"take these out of the constructor: {wrong}"
 
 
 # What a `find_x` returns: None or an empty collection where there is nothing (`Messages`, `Hits`: structs of many).

@@ -16,6 +16,6 @@ dspy.configure(lm=lm)
 answer = dspy.Predict("question, history: dspy.History -> answer")
 first = answer(question=scene["SAY"], history=dspy.History(messages=[]))
 print(first.answer)
-said = [{"question": scene["SAY"], **first}]
-print(answer(question=scene["MORE"], history=dspy.History(messages=said)).answer)
+turns = [{"question": scene["SAY"], **first}]
+print(answer(question=scene["MORE"], history=dspy.History(messages=turns)).answer)
 print(dspy.Predict("question -> answer")(question=scene["ASK"]).answer)

@@ -20,11 +20,13 @@ def user(text):
     return {"role": "user", "content": text}
 
 
-said = [user(scene["SAY"])]
+messages = [user(scene["SAY"])]
 plain = client.client.chat.completions  # what a program does besides its structured answers
-said.append(plain.create(model=scene["MODEL"], messages=said).choices[0].message)
-print(said[-1].content)
-print(plain.create(model=scene["MODEL"], messages=[*said, user(scene["MORE"])]).choices[0].message.content)
+messages.append(plain.create(model=scene["MODEL"], messages=messages).choices[0].message)
+print(messages[-1].content)
+print(
+    plain.create(model=scene["MODEL"], messages=[*messages, user(scene["MORE"])]).choices[0].message.content
+)
 create = client.chat.completions
 print(create.create(model=scene["MODEL"], response_model=City, messages=[user(scene["ASK"])]))
 *_, last = create.create_partial(model=scene["MODEL"], response_model=City, messages=[user(scene["STREAM"])])

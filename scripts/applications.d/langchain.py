@@ -18,13 +18,13 @@ def get_weather(city: str) -> str:
     return f"Rain in {city}."
 
 
-said = [("human", scene["SAY"])]
-said.append(model.invoke(said))
-print(said[-1].content)
-print(model.invoke([*said, ("human", scene["MORE"])]).content)
+messages = [("human", scene["SAY"])]
+messages.append(model.invoke(messages))
+print(messages[-1].content)
+print(model.invoke([*messages, ("human", scene["MORE"])]).content)
 print(model.invoke(scene["ASK"]).content)
 print("".join(chunk.content for chunk in model.stream(scene["STREAM"])))
-said = [("human", scene["TOOL"])]
-said.append(model.bind_tools([get_weather]).invoke(said))
-said += [get_weather.invoke(call) for call in said[-1].tool_calls]
-print(model.bind_tools([get_weather]).invoke(said).content)
+messages = [("human", scene["TOOL"])]
+messages.append(model.bind_tools([get_weather]).invoke(messages))
+messages += [get_weather.invoke(call) for call in messages[-1].tool_calls]
+print(model.bind_tools([get_weather]).invoke(messages).content)

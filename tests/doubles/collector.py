@@ -60,7 +60,7 @@ class StrictCollector:
         # A post with more spans is answered with 413.
         self.most_spans = 1 << 30
         self.hold: Gate | None = None
-        self.asked = 0
+        self.request_count = 0
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -108,10 +108,10 @@ class StrictCollector:
 
     def wait_for(self, count: int) -> list[Span]:
         """Returns all spans, once there are `count` of them."""
-        return becomes(lambda: found if len(found := self.spans) >= count else None) or []
+        return becomes(lambda: spans if len(spans := self.spans) >= count else None) or []
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
-        self.asked += 1
+        self.request_count += 1
         data = handler.rfile.read(int(handler.headers["content-length"]))
         if self.hold is not None:
             self.hold.wait_sync()

@@ -125,10 +125,10 @@ def make_app(*options: str) -> Any:
 
 
 if __name__ == "__main__":
-    kind, *given = sys.argv[1:]
-    if kind == "stdio":
+    transport, *options = sys.argv[1:]
+    if transport == "stdio":
         make_server().run()
     else:
         listening = socket.create_server(("127.0.0.1", 0))
         print(listening.getsockname()[1], flush=True)
-        uvicorn.Server(uvicorn.Config(make_app(*given), log_level="critical")).run([listening])
+        uvicorn.Server(uvicorn.Config(make_app(*options), log_level="critical")).run([listening])

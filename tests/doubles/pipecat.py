@@ -47,13 +47,13 @@ def modules() -> dict[str, ModuleType]:
     """Returns the modules that the page imports, by name; none where Pipecat is installed."""
     if find_spec("pipecat") is not None:
         return {}
-    found = {}
-    for name, what in (
+    by_name = {}
+    for name, member in (
         ("pipecat.processors.aggregators.llm_context", LLMContext),
         ("pipecat.services.openai.llm", OpenAILLMService),
     ):
         parts = name.split(".")
         for n in range(1, len(parts) + 1):
-            found.setdefault(".".join(parts[:n]), ModuleType(".".join(parts[:n])))
-        setattr(found[name], what.__name__, what)
-    return found
+            by_name.setdefault(".".join(parts[:n]), ModuleType(".".join(parts[:n])))
+        setattr(by_name[name], member.__name__, member)
+    return by_name

@@ -91,7 +91,7 @@ def _answer(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "id" in asked:
-            answer = _answer(asked["method"], asked.get("params", {}))
-            print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}), flush=True)
+        request = json.loads(line)
+        if "id" in request:
+            answer = _answer(request["method"], request.get("params", {}))
+            print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}), flush=True)

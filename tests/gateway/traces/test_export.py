@@ -114,7 +114,7 @@ def test_a_busy_collector_is_asked_again(
     monkeypatch.setattr(tracer._exporter, "_pause", pauses.append)
     take(tracer)
     collector.wait_for(1)
-    assert collector.asked == 3
+    assert collector.request_count == 3
     assert not dropped(tracer)
     assert 0 < pauses[0] < pauses[1]
 
