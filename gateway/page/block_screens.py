@@ -213,7 +213,7 @@ class _BlockScreens(Struct, frozen=True):
             is_compared=is_compared,
             remaining=remaining and remaining.texts,
             is_taken_out=remaining is not None and remaining.is_taken_out,
-            # What the last change corrected, which may be said elsewhere in other words; "": nothing.
+            # The lines that the last change corrected; other texts may have them in other words. "": none.
             replaced_text=correction.replaced_lines if correction and not correction.is_undo else "",
             editors=editors,
         )

@@ -99,7 +99,7 @@ class _ConversationScreens(Struct, frozen=True):
     ) -> dict[int, AuditRecord | None]:
         """Returns the forgetting of each forgotten message of a page, by its number; None: the audit has none.
 
-        A message without a forgetting may also have been said with memory off. Then the result leaves it out.
+        A gap may also be a message that was sent with memory off. The result leaves it out.
         """
         gaps = [each for each in page.items if each.text is None and each.state == "forgotten"]
         if not gaps:

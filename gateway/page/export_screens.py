@@ -37,7 +37,7 @@ class _ExportScreens(Struct, frozen=True):
         await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         # An operator's copy is for the person, so it has the same words.
         name = access.uid[:8]
-        if not access.is_person:  # who has saved several copies knows whose each is
+        if not access.is_person:  # the name distinguishes several saved copies
             memory = await self.operations.memories.get(access.project, access.uid)
             user = _NO_FILE_NAME.sub("", get_memory_name(memory.scope))
             name = f"{user[:_FILE_NAME_CHARS]}-{name}" if user else name

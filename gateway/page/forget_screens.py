@@ -143,7 +143,8 @@ class _BeforeForgetting(NamedTuple):
     stays: Sequence[RemainingRecord] = ()
     # The texts of the blocks, by their labels.
     blocks: Mapping[str, str] = {}
-    # The words by which others may call the person of whom all goes; "": a part goes, or the memory is no person's.
+    # The words by which others may call the person that is wholly forgotten; "": a part goes, or the memory is no
+    # person's.
     searched_name: str = ""
 
 
@@ -171,7 +172,7 @@ class _BlockChange(NamedTuple):
 
 
 class _ShownPreview(NamedTuple):
-    """A preview with what its screen shows besides."""
+    """A preview, with what its screen shows in addition."""
 
     preview: ForgetPreview
     changes: list[_BlockChange]
@@ -282,7 +283,7 @@ class _ForgetScreens(Struct, frozen=True):
     async def _make_result_view(
         self, request: ScreenRequest, result: ForgetResult, came_from: str, before: _BeforeForgetting
     ) -> View:
-        """Returns the screen that says what is gone, what is left, and where to go on."""
+        """Returns the screen of the result: what is gone, what is left, and where to go on."""
         access, query = make_access(request), request.query
         is_all = query.target.kind == "all"
         sought_words = before.sought_words
@@ -372,7 +373,7 @@ class _ForgetScreens(Struct, frozen=True):
     async def _preview_next(
         self, access: MemoryAccess, text: TextWithWords, sought_words: str
     ) -> _ShownPreview:
-        """Returns the preview of a text for the page that says what is gone.
+        """Returns the preview of a text for the screen of a result.
 
         The page itself links to a search, so the preview does not.
         """
@@ -608,7 +609,7 @@ def _choose_usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
 
 
 def _find_search_path(access: MemoryAccess, before: _BeforeForgetting) -> str | None:
-    """Returns the path of a search for what says it elsewhere; None: what went has no text to search for."""
+    """Returns the path of a search for texts like the forgotten one; None: it has no text to search for."""
     path = next((each.href for each in before.stays if _is_search(access, each.href)), None)
     if path is not None and before.sought_words:
         return f"{access.path('search')}?q={quote(before.sought_words, safe='')}"

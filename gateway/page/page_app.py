@@ -238,7 +238,7 @@ class PageApp:
             reply = await self._show(request, route, screen_request)
         else:
             result = await route.perform(screen_request, await self._read_form(request, route.form))
-            # Without a wait: the answer says what was done, even if the gateway is stopping.
+            # Without a wait: the answer reports what was done, even if the gateway is stopping.
             reply = self._reply_maker.make_reply(request, result)
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)

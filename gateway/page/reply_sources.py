@@ -245,7 +245,7 @@ async def mark_reply(
 
 
 def list_other_sources(window: WindowRecord) -> list[str]:
-    """Returns what a prompt had besides its question and the texts of memory."""
+    """Returns the names of the parts of a prompt, without its question and the texts of memory."""
     if not window.parts:  # it is not noted
         return list(_OTHER_SOURCES.values())
     parts = {each.part for each in window.parts if each.tokens}

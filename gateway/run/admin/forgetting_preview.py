@@ -81,7 +81,7 @@ class ForgetPreview(Struct, frozen=True):
     confirm: str | None
     # The command lines that do the same; None: no command does, or the visitor is a person without a command line.
     command: str | None
-    # The number of facts that go with messages, besides a fact that is itself the target; 0 if the whole memory goes.
+    # The number of facts that go with messages, without a fact that is itself the target; 0 if the whole memory goes.
     more_facts: int
     # The newest facts that go with messages; not set: no fact goes.
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET

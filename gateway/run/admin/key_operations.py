@@ -27,8 +27,8 @@ class KeyOperations(Struct, frozen=True):
     async def create(self, raw: RawArguments) -> dict[str, Any]:
         """Creates a key. Returns it with its "secret", which cannot be shown again. Raises: BadRequest.
 
-        The answer also says whether "is_new", so that no key and no setting named its project before, and whether
-        "is_first", so that requests needed no key until now.
+        The answer also has "is_new" (no key and no setting named its project before) and "is_first" (requests needed no
+        key until now).
         """
         keys_before = await self.keys.list()
         arguments = Arguments(raw)

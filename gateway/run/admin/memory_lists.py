@@ -43,7 +43,7 @@ class ListOperations(Struct, frozen=True):
     async def list_conversations(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the conversations of a user, or a conversation without a user, the newest first.
 
-        The arguments, besides those of the owner, are `profile` (left out: all profiles) and `from`: the value of
+        The arguments are those of the owner, `profile` (left out: all profiles) and `from`: the value of
         `next` in the answer before.
         """
         arguments = Arguments(raw)

@@ -51,7 +51,8 @@ _SHOWN_FACTS = 20
 _SHOWN_CONVERSATIONS = 10
 # The most passages that it shows.
 _SHOWN_PASSAGES = 5
-# The number of people, those with the newest turns, whose ids and blocks are searched for a name. Names have no index.
+# The most people in a search for a name, those with the newest turns: their ids and blocks are read, since names have
+# no index.
 NAMESAKES_AMONG = 500
 # The most of these people that are shown.
 _SHOWN_PEOPLE = 10
@@ -82,7 +83,7 @@ class AgentMemoryPage(MemoryPage, frozen=True):
 
 
 class NamedMemory(NamedTuple):
-    """The memory of a person whose id or block has a name that was searched."""
+    """A memory that has a searched name in its person's id or in a block."""
 
     memory: MemoryRecord
     # The line of the block that has the name, shortened; "": no block has it.

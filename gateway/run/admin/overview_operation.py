@@ -19,7 +19,7 @@ from storage.sql.store import Store
 
 WELL = "All is well."
 _HOUR_S = 3600.0
-# The statuses with which an upstream refuses its key, or says that the key is out of credit or over its limit.
+# The statuses with which an upstream refuses its key, or reports that the key is out of credit or over its limit.
 _KEY_STATUSES = frozenset({"401", "402", "403", "429"})
 # A job that is tried again after one failure or two is no problem yet. Not measured.
 _FAILING_TRIES = 3

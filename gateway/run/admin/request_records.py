@@ -116,7 +116,7 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     repeats: str | UnsetType = UNSET
     # Each upstream that was asked, with its answer ("openai:429").
     tries: tuple[str, ...]
-    # `nothing_found`: also of a repeat and of a failure, which had no search; `sentence` says so.
+    # `nothing_found`: also of a repeat and of a failure, which had no search; `sentence` reports that.
     why: RecallOutcome
     # What happened, in words.
     sentence: str

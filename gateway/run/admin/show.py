@@ -55,7 +55,7 @@ class ShowOperation(Struct, frozen=True):
     async def show(self, raw: RawArguments) -> dict[str, str]:
         """Shows the memory of a user, or of a conversation without a user. Returns {"text"}.
 
-        The fields of `raw`, besides those of the memory's owner:
+        The fields of `raw`, after those of the memory's owner:
 
         query: adds the note that this text would recall, and the messages that it finds, with their numbers.
         why: adds the sources of blocks, passages, messages and facts.
