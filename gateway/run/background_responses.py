@@ -223,7 +223,7 @@ class BackgroundResponses:
                 if current_run is None or current_run.is_over:
                     break
                 await asyncio.sleep(_EVENTS_POLL_S)
-            if await self._is_end(run, after):
+            if await self._has_end(run, after):
                 return
             # No attempt has written the end, or the events are not stored any more.
             ended_response = await self._render_ended_response(current_run, shown_response)
@@ -233,7 +233,7 @@ class BackgroundResponses:
                 else self.dialect.render_last_events(ended_response, after + 1)
             )
 
-    async def _is_end(self, run: Run, event_number: int) -> bool:
+    async def _has_end(self, run: Run, event_number: int) -> bool:
         """Returns whether the event with a number is stored, and has the end of the response."""
         async for event in load_events(self.store, run, event_number - 1):
             return event.number == event_number and self.dialect.find_ended_response(event.data) is not None

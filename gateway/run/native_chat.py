@@ -53,7 +53,7 @@ class NativeChat:
         # The replies that upstreams gave ids, cached.
         self._earlier_replies = EarlierReplies()
         # The replies that upstreams make in the background.
-        self.deferred = DeferredReplies(chat.keeper.store, chat.keeper.now)
+        self.deferred_replies = DeferredReplies(chat.keeper.store, chat.keeper.now)
         chat.keeper.store.forgetting.add_forget_listener(self._earlier_replies.clear)
 
     async def answer(
@@ -122,7 +122,7 @@ class NativeChat:
         read: returns the request of a deferred reply, or None if it cannot be read.
         """
         try:
-            row = await self.deferred.find(project, reply_id)
+            row = await self.deferred_replies.find(project, reply_id)
             if row is not None and (native := read(row.reply)) is not None:
                 await self._save_response(native, row, response)
         except (StoreError, GatewayError) as error:
@@ -155,7 +155,7 @@ class NativeChat:
         spec = self._chat.directory.find_requested_spec(identity)
         scope = identity.scope
         if spec is None or scope is None or reply.end is not FINISHED:
-            await self.deferred.remove(row)
+            await self.deferred_replies.remove(row)
             return
         route = self._chat.model_routes.get_route(native.chat.model)
         receipt = Receipt(project=scope.project)
@@ -180,7 +180,7 @@ class NativeChat:
             with saving.track_turn():
                 saved_event = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
         if saved_event.is_durable or saved_event.loss is not None:
-            await self.deferred.remove(row)
+            await self.deferred_replies.remove(row)
 
     async def _answer_call(self, call: ChatCall, native: NativeRequest, lookup_key: MemoryKey | None) -> None:
         """Answers a request. Sets the call's `memory_state`.
@@ -256,8 +256,8 @@ class NativeChat:
             NativeMemory,
             native=native,
             reader=BoundedReader(native.make_reader(), self._turn_services.limits.max_streamed_bytes),
-            earlier=self._earlier_replies,
-            deferred=self.deferred,
+            earlier_replies=self._earlier_replies,
+            deferred_replies=self.deferred_replies,
             save_deferred_reply=self._save_deferred_reply,
         )
         return await self._chat.memory.begin(call, attempts, ticket, make_memory)

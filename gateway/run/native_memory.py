@@ -73,23 +73,23 @@ class NativeMemory(TreeMemory):
     # Reads the reply.
     reader: NativeReader
     # The replies that the process has cached by their ids.
-    earlier: EarlierReplies
+    earlier_replies: EarlierReplies
     # The replies that upstreams make in the background.
-    deferred: DeferredReplies
+    deferred_replies: DeferredReplies
     # Writes the turn of a deferred reply that has ended.
     save_deferred_reply: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]
     # The write of the turn without its reply, which the upstream makes in the background; None: no such write.
-    deferring: asyncio.Task[None] | None = field(default=None, init=False)
+    deferring_task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         if outcome.background_id is not None:
-            if self.deferring is not None:
-                return self._save_deferred(self.deferring, prompt, outcome, outcome.background_id)
+            if self.deferring_task is not None:
+                return self._save_deferred(self.deferring_task, prompt, outcome, outcome.background_id)
             if outcome.state is End.CANCELLED:
-                self.deferring = asyncio.create_task(
+                self.deferring_task = asyncio.create_task(
                     self._defer_reply(prompt, outcome, outcome.background_id)
                 )
-                return self.deferring
+                return self.deferring_task
         return self._write_whole(prompt, outcome)
 
     def _write_whole(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
@@ -100,7 +100,7 @@ class NativeMemory(TreeMemory):
         shown_reply = outcome.shown_reply
         if native.is_stored:
             memory = agent.uid, agent.epoch
-            self.earlier.add(
+            self.earlier_replies.add(
                 memory,
                 reply.ids,
                 native.previous_id,
@@ -122,17 +122,17 @@ class NativeMemory(TreeMemory):
         if scope is None:
             return
         reply = DeferredReply(native.raw.decode(), native.upstream_path, identity, make_turn_name(context))
-        await self.deferred.add(scope, context.agent.epoch, reply_id, reply)
+        await self.deferred_replies.add(scope, context.agent.epoch, reply_id, reply)
 
     async def _save_deferred(
-        self, deferring: asyncio.Task[None], prompt: Prompt, outcome: TurnOutcome, reply_id: str
+        self, deferring_task: asyncio.Task[None], prompt: Prompt, outcome: TurnOutcome, reply_id: str
     ) -> None:
         """Writes the turn of a reply that has ended, unless another request has seen its end already."""
-        await asyncio.wait([deferring])
-        if deferring.exception() is not None:
+        await asyncio.wait([deferring_task])
+        if deferring_task.exception() is not None:
             await self._write_whole(prompt, outcome)
             return
         scope = self.context.request.identity.scope
-        row = None if scope is None else await self.deferred.find(scope.project, reply_id)
+        row = None if scope is None else await self.deferred_replies.find(scope.project, reply_id)
         if row is not None:
             await self.save_deferred_reply(self.native, row, self.reader)

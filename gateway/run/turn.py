@@ -79,9 +79,9 @@ class RunTerms(Struct, frozen=True):
     """Values of a turn that only runs of agents set."""
 
     # Calls of a stored step, with which the turn begins instead of a call of the model.
-    resumed: ResumedCalls | None = None
+    resumed_calls: ResumedCalls | None = None
     # The reason for which the turn ends before the model is called; None: the model is called.
-    ends: StopReason | None = None
+    stop_reason: StopReason | None = None
     # Is awaited before each call of the model. Raises: LimitReached. None: the calls have no limits.
     admit: Callable[[], Awaitable[None]] | None = None
     # True: another attempt resumes the turn, so a shutdown, a failing store or a forgetting leaves it as it is on disk.
@@ -198,10 +198,10 @@ class TurnRun:
         """Runs rounds until the machine does not call the model again, or `stop` ends the turn."""
         self._stoppable_task = asyncio.current_task()
         try:
-            if self.run_terms.ends is not None:
-                await self._feed(events.Stopped(self.run_terms.ends))
-            elif self.run_terms.resumed is not None:
-                await self._feed(self.run_terms.resumed)
+            if self.run_terms.stop_reason is not None:
+                await self._feed(events.Stopped(self.run_terms.stop_reason))
+            elif self.run_terms.resumed_calls is not None:
+                await self._feed(self.run_terms.resumed_calls)
             else:
                 self._next_call = self._turn.first_call
             while self._next_call is not None:

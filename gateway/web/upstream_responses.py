@@ -35,7 +35,7 @@ class UpstreamResponses:
     async def forget_deleted(self, scope: Scope, response_id: str) -> None:
         """Forgets the turn of a response that its upstream has just deleted. scope: the deleting request's."""
         owner = self.owners.read_owner(scope)
-        deferred = self.native_chat.deferred
+        deferred = self.native_chat.deferred_replies
         with map_store_errors():
             row = await deferred.find(owner.project, response_id)
             if row is not None and owner.may_read(row.agent):

@@ -54,10 +54,10 @@ class RequestRefused(JobFailed):
 class _UnreadableReply(JobFailed):
     """A reply of status 200 is no chat completion."""
 
-    def __init__(self, used: TokenCounts) -> None:
-        """used: the tokens that the reply reports."""
+    def __init__(self, counts: TokenCounts) -> None:
+        """counts: the tokens that the reply reports."""
         super().__init__("the background model answered with something that is no chat completion")
-        self.used = used
+        self.counts = counts
 
 
 class ModelAnswer(Struct, frozen=True):
@@ -68,12 +68,12 @@ class ModelAnswer(Struct, frozen=True):
     # The finish_reason, as `read_finish_reason` returns it.
     finish_reason: str
     # The tokens of the call, as the upstream has counted them, or estimated.
-    used: TokenCounts
+    counts: TokenCounts
 
     @property
     def tokens(self) -> int:
         """The tokens of the prompt and the reply together."""
-        return self.used.prompt + self.used.completion
+        return self.counts.prompt + self.counts.completion
 
     @property
     def text(self) -> str:
@@ -139,9 +139,9 @@ class BackgroundModel:
         """
         request = self._make_request(messages, tools, max_tokens)
 
-        def count(outcome: CallOutcome, used: TokenCounts) -> None:
+        def count(outcome: CallOutcome, counts: TokenCounts) -> None:
             if is_background:
-                self.budget.spend(project, agent_row, self.upstream.name, self.model, used, outcome=outcome)
+                self.budget.spend(project, agent_row, self.upstream.name, self.model, counts, outcome=outcome)
 
         async with self.slots:
             if is_background:
@@ -155,7 +155,7 @@ class BackgroundModel:
                         raw = await self._send_request(request, call)
                     answer = _read_answer(raw, len(request.body), call)
             except JobFailed as error:
-                count("failed", error.used if isinstance(error, _UnreadableReply) else TokenCounts())
+                count("failed", error.counts if isinstance(error, _UnreadableReply) else TokenCounts())
                 raise
             except TimeoutError:
                 count("failed", TokenCounts())
@@ -164,7 +164,7 @@ class BackgroundModel:
                 count("failed", TokenCounts())
                 failure = FAILURE_WORDS[classify_failure(error).kind]
                 raise JobFailed(f"the background model {failure}") from error
-            count("ok", answer.used)
+            count("ok", answer.counts)
             return answer
 
     def _make_request(
@@ -257,14 +257,14 @@ def _read_answer(raw: bytes, request_bytes: int, call: UpstreamCall) -> ModelAns
     """Returns the answer in a chat completion, and notes the reported tokens in its call. Raises: _UnreadableReply."""
     try:
         body = orjson.loads(raw)
-        call.counts = used = find_reported_counts(body.get("usage"))
+        call.counts = counts = find_reported_counts(body.get("usage"))
         choice = body["choices"][0]
         message = choice["message"]
         if not isinstance(message, dict):
             raise TypeError
-        if used is None:
-            used = TokenCounts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
-        return ModelAnswer(message, read_finish_reason(choice.get("finish_reason")), used)
+        if counts is None:
+            counts = TokenCounts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
+        return ModelAnswer(message, read_finish_reason(choice.get("finish_reason")), counts)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         call.failure = "broke"
         raise _UnreadableReply(call.counts or TokenCounts()) from None

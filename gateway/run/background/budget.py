@@ -48,12 +48,12 @@ class DailyBudget:
         agent_row: int,
         upstream: str,
         model: str,
-        used: TokenCounts,
+        counts: TokenCounts,
         *,
         outcome: CallOutcome = "ok",
     ) -> None:
         """Counts a call that was answered, and its tokens. agent_row: the row of the memory of the call."""
-        tokens = used.prompt + used.completion
+        tokens = counts.prompt + counts.completion
         self.count_call(outcome, tokens)
         if tokens:
-            self.meter.add_background(project, agent_row, upstream, model, used)
+            self.meter.add_background(project, agent_row, upstream, model, counts)

@@ -190,8 +190,8 @@ class EmbeddingService:
                 self._count_call("failed", 0)
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
             if self._budget is not None:
-                used = TokenCounts(embeddings.tokens)
-                self._budget.spend(project, agent.id, self.embedder.upstream, self.embedder.model, used)
+                counts = TokenCounts(embeddings.tokens)
+                self._budget.spend(project, agent.id, self.embedder.upstream, self.embedder.model, counts)
             return embeddings.vectors
 
 

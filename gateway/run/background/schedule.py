@@ -57,7 +57,7 @@ class Schedule:
     # True: the newest turn of a memory counts only when the next one has ended, or the memory is idle.
     leaves_out_last: bool = False
     # The memories with new turns, by their rows. The memory without a turn for the longest time comes first.
-    _active: dict[int, _Activity] = field(default_factory=dict, init=False)
+    _activities: dict[int, _Activity] = field(default_factory=dict, init=False)
     # The rows of the memories that are due now.
     _due_rows: set[int] = field(default_factory=set, init=False)
     # True: `recover` has found the memories that were left when the process began.
@@ -77,8 +77,8 @@ class Schedule:
             process.
         """
         # The entry moves to the end of the order.
-        activity = self._active.pop(agent_row, None) or _Activity(0.0)
-        self._active[agent_row] = activity
+        activity = self._activities.pop(agent_row, None) or _Activity(0.0)
+        self._activities[agent_row] = activity
         activity.turn_at = self.now()
         # The messages that count from now on: with `leaves_out_last`, those of the turn before. If this process has not
         # stored that turn, this turn's number is a guess.
@@ -104,7 +104,7 @@ class Schedule:
     def enqueue_when_idle(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due once they are idle."""
         for agent_row in agent_rows:
-            self._active.setdefault(agent_row, _Activity(self.now(), messages=1))
+            self._activities.setdefault(agent_row, _Activity(self.now(), messages=1))
         self.task.wake()
 
     async def recover(self) -> None:
@@ -129,8 +129,8 @@ class Schedule:
             # The memory's count restarts before the job is enqueued: a turn that ends meanwhile may come too late for
             # this job, so it has to count for the next one.
             agent_row = self._due_rows.pop()
-            if agent_row in self._active:
-                self._active[agent_row].messages = self._active[agent_row].uncounted
+            if agent_row in self._activities:
+                self._activities[agent_row].messages = self._activities[agent_row].uncounted
             try:
                 await self._enqueue(agent_row)
             except BaseException:
@@ -138,18 +138,18 @@ class Schedule:
                 raise
         if self._due_rows:
             return MIN_PAUSE_S
-        most_idle = next(iter(self._active.values()), None)
+        most_idle = next(iter(self._activities.values()), None)
         return None if most_idle is None else max(MIN_PAUSE_S, most_idle.turn_at + self.idle_s - self.now())
 
     def _make_idle_due(self) -> None:
         """Makes the memories due that are idle and have new messages."""
         now = self.now()
-        while self._active:
-            agent_row, activity = next(iter(self._active.items()))
+        while self._activities:
+            agent_row, activity = next(iter(self._activities.items()))
             # A turn that is as far in the future counts as idle, too: the clock may have been set back.
             if abs(now - activity.turn_at) < self.idle_s:
                 break
-            del self._active[agent_row]
+            del self._activities[agent_row]
             if activity.messages:
                 self._due_rows.add(agent_row)
 

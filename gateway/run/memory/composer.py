@@ -73,7 +73,7 @@ class Composer(Struct, frozen=True):
         request = context.request
         plan = context.plan
         if context.is_off:
-            return await self._make_prompt_off(context, form)
+            return await self._make_prompt_without_memory(context, form)
         # A note is made once: a retry, or the same question again, gets the same note.
         notes = dict(made_notes or ())
         # The new messages of a plain list have no notes yet.
@@ -93,7 +93,7 @@ class Composer(Struct, frozen=True):
             if section.changes:
                 # The note stays, and the changes of blocks since are appended to it.
                 notes[message.new_index] += render_changes(
-                    context, section, WHOLE_WINDOW.choose_fitting_notes(composition)
+                    context, section, WHOLE_WINDOW.list_fitting_notes(composition)
                 )
                 composition = await self._compose(context, notes)
             message = None
@@ -123,7 +123,7 @@ class Composer(Struct, frozen=True):
             prompt = _with_note(context, prompt, recall, message.list_index)
         return replace(prompt, recall=recall)
 
-    async def _make_prompt_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
+    async def _make_prompt_without_memory(self, context: MemoryContext, form: EndpointForm) -> Prompt:
         """Returns the prompt of a request with its memory off."""
         request = context.request
         composition = await self._compose_without_memory(context)

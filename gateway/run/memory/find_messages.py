@@ -126,11 +126,13 @@ class SearchOutcome(NamedTuple):
 
 
 async def find_messages(
-    text: str, query: str, memory: MemorySearch, names: Sequence[str] = ()
+    text: str, query: str, search: MemorySearch, names: Sequence[str] = ()
 ) -> FoundMessages:
     """Returns the stored messages that fit a message.
 
+    text: the text of the message.
     query: the query of `note_query.make_query` for the message, with its speaker (`note_query.with_speaker`).
+    search: the search of the memory.
     names: the names of the speaker and of the user.
     """
     shared_lines: frozenset[str] = frozenset()
@@ -138,7 +140,7 @@ async def find_messages(
     order = find_order_question(query)
     if order is not None:
         query = without_order_words(query)
-    messages = await _search_by_order(query, order, memory)
+    messages = await _search_by_order(query, order, search)
     lines = note_query.find_shared_lines(text, messages)
     own_query = (
         note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
@@ -151,7 +153,7 @@ async def find_messages(
         # `pack_recall` drops this reason for a message that the next search finds as well.
         ruled_out.update((message.seq, "weak") for message in messages)
         query, shared_lines = own_query, lines
-        messages = [*await memory.search(own_query), *without_template]
+        messages = [*await search.search(own_query), *without_template]
     if messages:
         return FoundMessages(
             messages=messages,
@@ -161,7 +163,7 @@ async def find_messages(
             ruled_out=ruled_out,
             asks_for_order=order is OrderQuestion.ORDER,
         )
-    selection = await memory.select(query)
+    selection = await search.select(query)
     return FoundMessages(
         messages=selection,
         query="" if selection else query,
@@ -171,33 +173,33 @@ async def find_messages(
     )
 
 
-async def _search_by_order(query: str, order: OrderQuestion | None, memory: MemorySearch) -> list[Message]:
+async def _search_by_order(query: str, order: OrderQuestion | None, search: MemorySearch) -> list[Message]:
     """Returns the messages that answer a query, best first.
 
     order: the question about an order that the query asks; None: the query asks for no order.
     """
     is_searched_twice = order in _ORDER_QUESTIONS
-    messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
+    messages = await (_list_events(query, search) if is_searched_twice else search.search(query))
     if messages and order in _NEIGHBOUR_QUESTIONS:
         # The words of the next event are unknown, but it comes in the conversations after the event that was found.
         with suppress(StoreTimeout):
-            neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
+            neighbours = await search.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
             merged_messages = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
             messages = [*{message.seq: message for message in merged_messages}.values()]
     return messages
 
 
-async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
+async def _list_events(query: str, search: MemorySearch) -> list[Message]:
     """Returns the messages about the events of a query: the user's before the assistant's, each with its words first.
 
     The user's sentences about some events have words of the other events: "I handed the thesis in" finds "My thesis
     compares river names". So the memory is also searched for these sentences, if there is time.
     """
-    messages = await memory.search(query)
+    messages = await search.search(query)
     sentences = note_query.choose_event_sentences(messages, query)
     if sentences:
         with suppress(StoreTimeout):
-            events = await memory.search("\n".join((query, *sentences)))
+            events = await search.search("\n".join((query, *sentences)))
             merged_messages = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
             messages = [*{message.seq: message for message in merged_messages}.values()]
     keys = list_query_keys(query)

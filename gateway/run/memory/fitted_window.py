@@ -70,7 +70,7 @@ class FittedWindow(Struct, frozen=True):
             else [composition.inserted[n] for n in self.included_indices]
         )
 
-    def choose_fitting_notes(self, composition: Composition) -> list[str]:
+    def list_fitting_notes(self, composition: Composition) -> list[str]:
         """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
         notes = [note for index, note in composition.notes.items() if index not in self.dropped_indices]
         notes += [each.note for each in self.list_inserted(composition) if each.note]
@@ -80,7 +80,7 @@ class FittedWindow(Struct, frozen=True):
         """Returns the estimated tokens of the notes that fit."""
         if self.is_whole and not composition.inserted:
             return composition.note_tokens
-        return sum(map(estimate_tokens, self.choose_fitting_notes(composition)))
+        return sum(map(estimate_tokens, self.list_fitting_notes(composition)))
 
     def list_shown_blocks(self, composition: Composition) -> ShownBlocks:
         """Returns the last text of each memory block in the added texts and messages of the window."""

@@ -87,7 +87,7 @@ class Prompt(Struct, frozen=True):
 
     def names_mark(self, mark: str) -> bool:
         """Returns whether one of the gateway's texts in the prompt names the mark of the memory's notes."""
-        return is_mark_named((self.system, *self.window.choose_fitting_notes(self.composition)), mark)
+        return is_mark_named((self.system, *self.window.list_fitting_notes(self.composition)), mark)
 
     def hides_shown_blocks(self, window: FittedWindow) -> bool:
         """Returns whether a window leaves out a text of the prompt that shows a memory block last."""

@@ -18,7 +18,7 @@ def remove_memory_texts(prompt: Prompt) -> Prompt | None:
     """Returns a copy without memory section, notes and summary, or None if the prompt has none of them."""
     section = prompt.section.without_blocks()
     system = prompt.system if section is prompt.section else section.text
-    has_notes = bool(prompt.window.choose_fitting_notes(prompt.composition))
+    has_notes = bool(prompt.window.list_fitting_notes(prompt.composition))
     if not (has_notes or prompt.window.summary or system != prompt.system):
         return None
     return replace(

@@ -34,7 +34,7 @@ def find_superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]
                 tree, [sibling for sibling in tree.list_siblings(exchange) if not tree.is_continued(sibling)]
             )
         elif plan.conversation_row is not None:
-            roots = _find_recent_roots(tree, plan.conversation_row, plan.query.now, idle_s)
+            roots = _list_recent_roots(tree, plan.conversation_row, plan.query.now, idle_s)
             tree.contents.group(roots)
             # Only openings that this list extends are superseded; a named conversation may have several roots.
             superseded |= _list_turns(tree, [root for root in roots if tree.extends(exchange, root)])
@@ -49,7 +49,7 @@ def _list_turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
     return {exchange.id for exchange in turns}
 
 
-def _find_recent_roots(tree: Tree, conversation_row: int, now: float, idle_s: float) -> list[Exchange]:
+def _list_recent_roots(tree: Tree, conversation_row: int, now: float, idle_s: float) -> list[Exchange]:
     """Returns the openings of a conversation from within the idle time that no later turn has continued."""
     roots = tree.list_roots(conversation_row)
     return [

@@ -45,7 +45,7 @@ class VisibleContent(Struct, frozen=True):
         return cls(
             _list_verbatim_seqs(context, composition, window),
             visible,
-            window.choose_fitting_notes(composition),
+            window.list_fitting_notes(composition),
         )
 
 
@@ -79,7 +79,7 @@ def _list_verbatim_seqs(context: MemoryContext, composition: Composition, window
     if context.is_plain:  # the list is the whole path, unless the window has dropped some of it
         return range(end if window.evicted_tokens else match_point.gapless_from, end)
     if context.is_agent_conversation:
-        start = _start_of_last_run(composition, window)
+        start = _locate_last_run(composition, window)
         in_window = (
             exchange
             for exchange in context.path
@@ -92,7 +92,7 @@ def _list_verbatim_seqs(context: MemoryContext, composition: Composition, window
     return range(0)
 
 
-def _start_of_last_run(composition: Composition, window: FittedWindow) -> PathPosition | None:
+def _locate_last_run(composition: Composition, window: FittedWindow) -> PathPosition | None:
     """Returns the position on the path from which on all stored messages are in the prompt, or None."""
     included = (
         range(len(composition.inserted)) if window.included_indices is None else window.included_indices

@@ -208,26 +208,26 @@ class Meter:
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
         """Adds the tokens of a call and their cost to counters. Returns the tokens and the cost."""
-        used = call.estimate_used_counts()
-        tokens = used.total
-        counters[INPUT] += used.prompt
-        counters[OUTPUT] += used.completion
-        counters[CACHED] += used.cached
-        counters[WRITTEN] += used.written
-        counters[REASONING] += used.reasoning
+        counts = call.estimate_used_counts()
+        tokens = counts.total
+        counters[INPUT] += counts.prompt
+        counters[OUTPUT] += counts.completion
+        counters[CACHED] += counts.cached
+        counters[WRITTEN] += counts.written
+        counters[REASONING] += counts.reasoning
         if call.counts is None:
-            counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else used.prompt
-            counters[ESTIMATED_OUTPUT] += used.completion
+            counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else counts.prompt
+            counters[ESTIMATED_OUTPUT] += counts.completion
         price = self.find_price(call.upstream, call.model)
         if price is None:
             counters[UNPRICED] += tokens
             return _CallUsage(tokens, cost=0)
-        cost = price.compute_cost(used.prompt, used.completion, used.cached)
+        cost = price.compute_cost(counts.prompt, counts.completion, counts.cached)
         counters[COST] += cost
         return _CallUsage(tokens, cost)
 
     def add_background(
-        self, project: str, agent_row: int, upstream: str, model: str, used: TokenCounts
+        self, project: str, agent_row: int, upstream: str, model: str, counts: TokenCounts
     ) -> None:
         """Adds a call that was made for a memory, and not for a request.
 
@@ -236,7 +236,7 @@ class Meter:
         key = _BackgroundKey(self._today, project, agent_row, upstream, model)
         earlier_counts = self._background.get(key, _NO_TOKENS)
         self._background[key] = TokenCounts(
-            earlier_counts.prompt + used.prompt, earlier_counts.completion + used.completion
+            earlier_counts.prompt + counts.prompt, earlier_counts.completion + counts.completion
         )
 
     async def count_background_tokens(self, project: str) -> int:
@@ -251,8 +251,8 @@ class Meter:
                 )
                 self._written_background_tokens[project] = written_tokens
             unwritten_tokens = sum(
-                used.prompt + used.completion
-                for key, used in self._background.items()
+                counts.prompt + counts.completion
+                for key, counts in self._background.items()
                 if (key.day, key.project) == (today, project)
             )
             # Tokens that a write has attributed to users, and not written yet.
@@ -309,16 +309,16 @@ class Meter:
             scope = None if agent is None else agent.scope
             user = scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
             for key in [key for key in self._background if key.agent_row == agent_row]:
-                used = self._background.pop(key)
+                counts = self._background.pop(key)
                 project = key.project or ("" if scope is None else scope.project)
                 usage_key = UsageKey(
                     day=key.day, project=project, user=user, key=0, upstream=key.upstream, model=key.model
                 )
                 counters = self.counters.get_or_create(usage_key)
-                counters[BACKGROUND_INPUT] += used.prompt
-                counters[BACKGROUND_OUTPUT] += used.completion
+                counters[BACKGROUND_INPUT] += counts.prompt
+                counters[BACKGROUND_OUTPUT] += counts.completion
                 if not key.project:
-                    counters[QUESTIONS] += used.prompt + used.completion
+                    counters[QUESTIONS] += counts.prompt + counts.completion
 
     async def _anonymize_old(self) -> None:
         """Removes the names of users from the counters that are too old, unless the clock has just jumped."""

@@ -547,7 +547,7 @@ def test_learning_that_another_gateway_had_to_enqueue_is_found(learner: Learner)
     learner.queue_calls(fact(MISO))
     learner.world.chat(user="alice").say(KITTEN)
     learner.world.settle()
-    learner.learning.schedule._active.clear()  # the turn was another one's, which has stopped
+    learner.learning.schedule._activities.clear()  # the turn was another one's, which has stopped
     learner.pass_idle_time()
     assert learner.prompts == []
     learner.world.gateway.call(learner.world.gateway.app.services.background.recover())
