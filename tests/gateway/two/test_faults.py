@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -47,38 +46,42 @@ def run(url: str, *statements: str) -> None:
 
 @dataclass
 class World:
-    """A gateway behind a proxy before its database, and one conversation of one person."""
+    """A gateway that reaches its database through a proxy, and one conversation of one user."""
 
     gateway: RunningGateway
     upstream: StrictUpstream
     proxy: Proxy
+    # The URL of the database without the proxy.
     url: str
     messages: list[Message] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    # The texts of the user's messages that were answered.
+    sent_texts: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> str:
-        """Goes on with the conversation, which the client sends whole. Returns what became of memory."""
+        """Sends the whole conversation with a new message. Returns the header that says what became of memory."""
         self.messages.append({"role": "user", "content": text})
         reply = self.post(self.messages)
         assert reply.status == 200, reply.body
-        answer = reply.json["choices"][0]["message"]["content"]
-        self.messages.append({"role": "assistant", "content": answer})
-        self.said.append(text)
+        content = reply.json["choices"][0]["message"]["content"]
+        self.messages.append({"role": "assistant", "content": content})
+        self.sent_texts.append(text)
         return reply.headers["x-mnemogate-memory"]
 
     def post(self, messages: list[Message], **headers: str) -> RawReply:
-        named = {f"x-mnemogate-{name}": value for name, value in headers.items()}
-        return self.gateway.post({"model": "m", "user": "ann", "messages": messages}, named)
+        """Sends a chat. headers: the values of `x-mnemogate-…` headers by the rest of their names."""
+        body = {"model": "m", "user": "ann", "messages": messages}
+        return self.gateway.post(body, {f"x-mnemogate-{name}": value for name, value in headers.items()})
 
-    def reports_degraded(self) -> RawReply | None:
+    def find_degraded(self) -> RawReply | None:
+        """Returns the reply of `/health/ready` if it says that the store does not work."""
         ready = self.gateway.ask("GET", "/health/ready")
         return ready if ready.json["status"] == "degraded" else None
 
     def wait_until_it_works(self) -> None:
         becomes(lambda: self.gateway.ask("GET", "/health/ready").json["status"] == "ok")
 
-    def kept(self) -> list[str]:
-        """What the person has said in turns that stand, as it is exported from the database itself."""
+    def export_texts(self) -> list[str]:
+        """Returns the texts that the user sent in active turns, as they are exported from the database itself."""
 
         async def read() -> list[str]:
             store = await open_database(
@@ -88,24 +91,25 @@ class World:
                 operations = TransferOperations(store)
                 agent = await store.agents.find(Scope("default", "default", "user:ann"))
                 assert agent is not None
-                found, at = await operations.read_page(agent)
-                while at is not None:
-                    lines, at = await operations.read_page(agent, at)
-                    found += lines
+                lines, cursor = await operations.read_page(agent)
+                while cursor is not None:
+                    page, cursor = await operations.read_page(agent, cursor)
+                    lines += page
             finally:
                 await store.close()
-            stands = [e for e in (line["exchange"] for line in found if "exchange" in line) if e["active"]]
-            return [m["content"] for e in stands for m in e["input"] if m["role"] == "user"]
+            exchanges = [line["exchange"] for line in lines if "exchange" in line]
+            active_inputs = [exchange["input"] for exchange in exchanges if exchange["active"]]
+            return [m["content"] for messages in active_inputs for m in messages if m["role"] == "user"]
 
         return asyncio.run(read())
 
 
 @contextmanager
-def living(upstream: StrictUpstream, url: str, **database: Any) -> Iterator[World]:
+def serve_world(upstream: StrictUpstream, url: str) -> Iterator[World]:
     with Proxy(url) as proxy:
         settings = settings_for(
             upstream,
-            database=DatabaseSettings(url=proxy.url, **database),
+            database=DatabaseSettings(url=proxy.url),
             memory=MemorySettings(recall_deadline_ms=5_000),
         )
         with serve(settings, lambda: open_database(settings)) as gateway:
@@ -114,28 +118,29 @@ def living(upstream: StrictUpstream, url: str, **database: Any) -> Iterator[Worl
 
 @pytest.fixture
 def world(upstream: StrictUpstream, url: str) -> Iterator[World]:
-    with living(upstream, url) as made:
-        yield made
+    with serve_world(upstream, url) as world:
+        yield world
 
 
-# -- each fault: how it begins and how it ends
+# -- faults
 
 
+# Begins a fault, and returns the function that ends it.
 Fault = Callable[[World], Callable[[], None]]
 
 
-def down(world: World) -> Callable[[], None]:
+def refuse(world: World) -> Callable[[], None]:
     world.proxy.refuse()
     return world.proxy.allow
 
 
-def stalled(world: World) -> Callable[[], None]:
+def stall(world: World) -> Callable[[], None]:
     world.proxy.stall()
     return world.proxy.flow
 
 
-def read_only(world: World) -> Callable[[], None]:
-    """As an old primary is after a failover."""
+def make_read_only(world: World) -> Callable[[], None]:
+    """Makes the database read-only, as an old primary is after a failover."""
     name = urlsplit(world.url).path[1:]
     run(world.url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     world.proxy.cut()
@@ -146,8 +151,8 @@ def read_only(world: World) -> Callable[[], None]:
     )
 
 
-def full(world: World) -> Callable[[], None]:
-    """No table has room for another row."""
+def fill_disk(world: World) -> Callable[[], None]:
+    """Lets no table have room for another row of turns or checks."""
     run(
         world.url,
         "CREATE OR REPLACE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS "
@@ -158,8 +163,8 @@ def full(world: World) -> Callable[[], None]:
     return lambda: run(world.url, "DROP FUNCTION no_room CASCADE")
 
 
-def refused(world: World) -> Callable[[], None]:
-    """The server has no connection left for anybody but its own user."""
+def forbid_connections(world: World) -> Callable[[], None]:
+    """Leaves no connection to the database for any role but the server's own."""
     name = urlsplit(world.url).path[1:]
     run(world.url, f"ALTER DATABASE {name} CONNECTION LIMIT 0")
     world.proxy.cut()
@@ -168,7 +173,7 @@ def refused(world: World) -> Callable[[], None]:
 
 @pytest.fixture
 def role(url: str) -> Iterator[str]:
-    """The database's URL as a role that is not the server's own, as gateways should have."""
+    """Makes a role that is not the server's own, as gateways should have. Yields the URL of the database with it."""
     run(
         url,
         f"DROP ROLE IF EXISTS {ROLE}",
@@ -180,48 +185,50 @@ def role(url: str) -> Iterator[str]:
     run(url, f"DROP OWNED BY {ROLE}", f"DROP ROLE {ROLE}")
 
 
-@pytest.mark.parametrize("fault", [down, stalled, read_only, full, refused], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault", [refuse, stall, make_read_only, fill_disk, forbid_connections], ids=lambda fault: fault.__name__
+)
 def test_chat_continues_without_memory_and_memory_comes_back(
     upstream: StrictUpstream, url: str, role: str, fault: Fault
 ) -> None:
-    with living(upstream, role) as world:
+    with serve_world(upstream, role) as world:
         world.url = url
         assert world.say("My cat is called Miso.") == "on"
         end = fault(world)
         try:
-            # The first to notice may still read something, or wait for it.
+            # The first request during the fault may still read something, or wait for it.
             world.say("Is it so?")
             assert world.say("And now?") == "unavailable"
             # A server that is silent counts as down only after a second wait, `PoolLimits.check_timeout_s`.
-            ready = becomes(world.reports_degraded)
+            ready = becomes(world.find_degraded)
             assert ready.status == 200
-            lone = [{"role": "user", "content": "Only with memory."}]
-            assert world.post(lone, memory="strict").status == 503
-            assert world.post(lone, conversation="room", history="append").status == 503
+            messages = [{"role": "user", "content": "Only with memory."}]
+            assert world.post(messages, memory="strict").status == 503
+            assert world.post(messages, conversation="room", history="append").status == 503
         finally:
             end()
         world.wait_until_it_works()
         assert world.say("Are you back?") == "on"
         assert world.say("So it is.") == "on"
-        # What was said meanwhile came with the client's own list.
-        kept = world.kept()
-        assert [text for text in kept if text in world.said] == world.said
+        # The client's list had the messages that it sent during the fault.
+        stored = world.export_texts()
+        assert [text for text in stored if text in world.sent_texts] == world.sent_texts
         messages = [{"role": "user", "content": "What is my cat called?"}]
         assert world.post(messages).headers["x-mnemogate-memory"] == "on"
         assert "Miso" in upstream.last.body.decode()
 
 
 def test_an_outage_and_its_end_are_shown_without_a_request_that_uses_the_database(world: World) -> None:
-    def shown() -> tuple[str, str, bool]:
+    def read_states() -> tuple[str, str, bool]:
         ready = world.gateway.ask("GET", "/health/ready").json
         scraped = world.gateway.ask("GET", "/metrics").body.decode().splitlines()
         return ready["status"], ready["store"], "mnemogate_store_up 1.0" in scraped
 
-    assert shown() == ("ok", "ok", True)
+    assert read_states() == ("ok", "ok", True)
     world.proxy.refuse()
-    becomes(lambda: shown() == ("degraded", "broken", False))
+    becomes(lambda: read_states() == ("degraded", "broken", False))
     world.proxy.allow()
-    becomes(lambda: shown() == ("ok", "ok", True))
+    becomes(lambda: read_states() == ("ok", "ok", True))
 
 
 def test_a_gateway_that_starts_before_its_database_remembers_later(
@@ -236,7 +243,7 @@ def test_a_gateway_that_starts_before_its_database_remembers_later(
             proxy.allow()
             world.wait_until_it_works()
             assert world.say("Now?") == "on"
-            assert world.kept() == world.said
+            assert world.export_texts() == world.sent_texts
 
 
 @pytest.mark.parametrize("after_reply", [False, True], ids=["never done", "done"])
@@ -245,13 +252,13 @@ def test_a_commit_whose_answer_is_lost_is_written_once(world: World, after_reply
     for number in range(turns - 1):
         world.say(f"Turn {number}.")
     lost = world.proxy.cut_at("INSERT INTO exchanges", after_reply=after_reply)
-    # The client has its reply in any case; whether the turn is stored nobody can say.
-    world.say("Is this kept?")
+    # The client gets its reply in any case. Whether the turn is stored is unknown.
+    world.say("Is this stored?")
     lost.wait_sync()
     world.wait_until_it_works()
     assert world.say("Go on.") == "on"
     assert world.say("And on.") == "on"
-    assert world.kept() == world.said
+    assert world.export_texts() == world.sent_texts
 
 
 @pytest.mark.parametrize("after_reply", [False, True], ids=["never done", "done"])
@@ -277,9 +284,9 @@ def test_a_request_that_is_sent_again_after_a_lost_commit_is_one_turn(world: Wor
     lost.wait_sync()
     world.wait_until_it_works()
     world.messages[:] = before
-    world.said.pop()
+    world.sent_texts.pop()
     assert world.say("Second.") == "on"
-    assert world.kept() == ["First.", "Second."]
+    assert world.export_texts() == ["First.", "Second."]
 
 
 def test_connections_that_are_cut_again_and_again_double_nothing(world: World) -> None:
@@ -289,9 +296,9 @@ def test_connections_that_are_cut_again_and_again_double_nothing(world: World) -
         world.say(f"Turn {number}.")
     world.wait_until_it_works()
     world.say("The last one.")
-    kept = world.kept()
-    assert [text for text in kept if text in set(world.said)] == world.said
-    assert len(set(kept)) == len(kept)
+    stored = world.export_texts()
+    assert [text for text in stored if text in set(world.sent_texts)] == world.sent_texts
+    assert len(set(stored)) == len(stored)
 
 
 def test_a_slow_database_delays_and_loses_nothing(world: World) -> None:
@@ -301,14 +308,14 @@ def test_a_slow_database_delays_and_loses_nothing(world: World) -> None:
         assert world.say(f"Slow {number}.") == "on"
     world.proxy.slow_down(0.0)
     assert world.say("Last.") == "on"
-    assert world.kept() == world.said
+    assert world.export_texts() == world.sent_texts
 
 
 def test_the_log_of_a_fault_has_no_text_of_a_message(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.say("My secret is xyzzy.")
-    end = full(world)
+    end = fill_disk(world)
     world.say("It is xyzzy still.")
     world.say("And xyzzy again.")
     end()
