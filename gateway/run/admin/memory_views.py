@@ -155,14 +155,19 @@ class MemoryViews:
     async def list_people_called(self, project: str | None, name: str) -> list[NamedMemory]:
         """Returns the memories with a name in their id or a block, among the `NAMESAKES_AMONG` with the newest turns.
 
-        In an id four characters count anywhere, fewer at the beginning of a word.
+        In an id four characters count anywhere, fewer at the beginning of a word. If there are no such memories, those
+        with first and last name in the other order are returned.
         """
-        people = await self.store.memory_pages.list_people_called(
-            project, name, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
-        )
-        return [
-            NamedMemory(make_memory_record(memory), _cut_line_with(text, name)) for memory, text in people
-        ]
+        for order in _list_name_orders(name):
+            people = await self.store.memory_pages.list_people_called(
+                project, order, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
+            )
+            if people:
+                return [
+                    NamedMemory(make_memory_record(memory), _cut_line_with(text, order))
+                    for memory, text in people
+                ]
+        return []
 
     async def show(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
@@ -234,6 +239,12 @@ class MemoryViews:
             distinct_agents = {agent.id: agent for agent in (*agents, *agents_with_id)}.values()
             agents = sorted(distinct_agents, key=lambda agent: agent.end, reverse=True)
         return agents[:limit]
+
+
+def _list_name_orders(name: str) -> list[str]:
+    """Returns a name, and if it is "Keller, Maria" or "Keller Maria" also "Maria Keller"."""
+    parts = [part.strip() for part in name.split(",")] if "," in name else name.split()
+    return [name, " ".join(reversed(parts))] if len(parts) == 2 and all(parts) else [name]
 
 
 def _cut_line_with(text: str, name: str) -> str:

@@ -415,6 +415,8 @@ def test_a_person_is_found_by_the_words_of_their_id(operator: Operator) -> None:
         return re.findall(r'<a href="m/[^"]*"><span[^>]*>([^<]*)<', section)
 
     assert called("Li Wei") == called("Wei") == called("li-wei") == called("wei ") == ["li.wei"]
+    # As lists of customers have them.
+    assert called("Wei, Li") == called("Wei Li") == ["li.wei"]
     # Those whose id begins so are in the table.
     assert called("li") == ["kim_li@example"]
     assert called("example") == called("LI EX") == ["kim_li@example"]
