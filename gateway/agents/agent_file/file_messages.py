@@ -66,8 +66,9 @@ class FileReturn(msgspec.Struct):
     tool_call_id: str | None = None
     # The status of the call; None: the status in the packed result, or success.
     status: CallStatus | None = None
-    # The output of the tool's code, line by line.
+    # The standard output of the tool's code, line by line.
     stdout: list[str] | None = None
+    # The error output of the tool's code, line by line.
     stderr: list[str] | None = None
     # The result as the model read it.
     func_response: Any = None
@@ -76,6 +77,7 @@ class FileReturn(msgspec.Struct):
 class FileMessage(msgspec.Struct, kw_only=True):
     """A message of Letta's agent file."""
 
+    # The id of the message in the file.
     id: str
     # One of `FILE_ROLES`; messages of other roles are left out.
     role: str
@@ -99,6 +101,7 @@ class FileMessage(msgspec.Struct, kw_only=True):
     created_at: str | None = None
     # A person's decision about the calls; None: no person was asked.
     approve: bool | None = None
+    # The person's reason for a denial; None: no reason was given.
     denial_reason: str | None = None
 
 

@@ -60,15 +60,19 @@ class FileAgent(msgspec.Struct):
     name: Name | None = None
     # The kind of the agent; None: the default kind.
     agent_type: str | None = None
-    # The ids of tools, blocks and folders in the file.
+    # The ids of the agent's tools in the file.
     tool_ids: Strings | None = None
+    # The ids of the agent's blocks in the file.
     block_ids: Strings | None = None
+    # The ids of the agent's folders in the file.
     source_ids: Strings | None = None
+    # The tags of the agent.
     tags: Annotated[list[_Tag], BOUNDED_LIST] | None = None
     # The messages of the conversation `default`.
     messages: list[FileMessage] | None = None
-    # Secrets by name, of which an export wipes the values. The first is the older name of the second.
+    # Secrets by name, under the older name of the field. An export wipes the values.
     tool_exec_environment_variables: dict[str, str | None] | None = None
+    # Secrets by name. An export wipes the values.
     secrets: dict[str, str | None] | None = None
 
 
@@ -100,6 +104,7 @@ class FileSource(msgspec.Struct):
 class FileOfSource(msgspec.Struct):
     """A file in a folder."""
 
+    # The id of the file in the agent file.
     id: str
     # The id of the folder in the agent file.
     source_id: str
@@ -118,7 +123,9 @@ class FilePassage(msgspec.Struct):
 
     # The text of the passage.
     text: Annotated[str, Meta(min_length=1)]
+    # The tags of the passage.
     tags: Strings = []
+    # The metadata of the passage, an object of any names.
     metadata: dict[str, Any] = {}
     # The time in ISO 8601; None: the time of the import.
     created_at: str | None = None
@@ -127,9 +134,11 @@ class FilePassage(msgspec.Struct):
 class FileArchive(msgspec.Struct):
     """An archive that is attached to an agent, other than its own."""
 
+    # The name of the archive.
     name: Name
     # The id that stays; None: a new id is made.
     id: str | None = None
+    # The description of the archive; None: it has none.
     description: str | None = None
     # The passages, oldest first.
     passages: list[FilePassage] = []
@@ -142,9 +151,11 @@ class FileConversation(msgspec.Struct):
     id: str
     # The time when the conversation began, in ISO 8601; None: the time of the import.
     created_at: str | None = None
+    # The summary that the client has given the conversation; None: it has none.
     summary: str | None = None
     # The conversation's own model; None: the agent's model.
     model: str | None = None
+    # The conversation's own settings of the model; None: the agent's settings.
     model_settings: dict[str, Any] | None = None
     # The messages, oldest first.
     messages: list[FileMessage] = []
@@ -187,13 +198,15 @@ class AgentExtension(msgspec.Struct):
     created_at: str | None = None
     # The rule by which sleeptime agents read the agent; None: the agent has no sleeptime agent.
     sleeptime: FileSleeptime | None = None
-    # The bounds of the window, in messages.
+    # The most messages of the window; None: no bound.
     message_buffer_limit: int | None = None
+    # The least messages that the window retains; None: no bound.
     message_buffer_min: int | None = None
     # The passages of the agent's own archive.
     passages: list[FilePassage] = []
     # The archives that are attached to the agent.
     archives: Annotated[list[FileArchive], Meta(max_length=MAX_MEMORIES_SEARCHED - 1)] = []
+    # The identities to which the agent belongs.
     identities: Annotated[list[FileIdentity], BOUNDED_LIST] = []
     # The conversations other than `default`.
     conversations: Annotated[list[FileConversation], _MAX_FILE_PARTS] = []
@@ -235,14 +248,19 @@ class File(msgspec.Struct):
 
     # The agents, of which `FileAgent` has some fields.
     agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
+    # The blocks of all agents.
     blocks: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
+    # The tools of all agents.
     tools: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
-    # The folders, and the files of all folders.
+    # The folders of all agents.
     sources: Annotated[list[FileSource], _MAX_FILE_PARTS] = []
+    # The files of all folders.
     files: Annotated[list[FileOfSource], _MAX_FILE_PARTS] = []
     # The groups; a group with sleeptime agents is made again with its manager.
     groups: Annotated[list[FileGroup], _MAX_FILE_PARTS] = []
-    # Left out by the import, as skills are.
+    # The MCP servers, which the import leaves out.
     mcp_servers: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
+    # The skills, which the import leaves out; None: the file has no list of skills.
     skills: Annotated[list[FileSkill], _MAX_FILE_PARTS] | None = None
+    # The metadata, with which the gateway marks its own files.
     metadata: FileMetadata = FileMetadata()

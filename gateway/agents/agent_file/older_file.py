@@ -38,7 +38,9 @@ class _OlderFile(msgspec.Struct):
 
     # The blocks.
     core_memory: _Records
+    # The tools.
     tools: _Records = []
+    # The messages, oldest first.
     messages: _Records = []
     # The agent's tags, an object each.
     tags: list[_Tag] = []

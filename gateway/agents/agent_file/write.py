@@ -59,6 +59,7 @@ class ExportedAgent(Struct, frozen=True):
     initial_messages: Sequence[Mapping[str, Any]] = ()
     # The messages of the exported conversation.
     messages: Sequence[PortableMessage] = ()
+    # The folders that are attached to the agent.
     folders: Sequence[ExportedFolder] = ()
     # The passages of the agent's own archive.
     passages: Sequence[PassageDraft] = ()

@@ -135,7 +135,7 @@ class StreamConversation(StreamRun):
 
     agent_id: Maybe[str] = UNSET
     otid: Maybe[str] = UNSET  # the client's id of a send
-    run_id: Maybe[str] = UNSET
+    run_id: Maybe[str] = UNSET  # the id of a run
 
 
 class ConversationMessagesQuery(ShownMessagesQuery):

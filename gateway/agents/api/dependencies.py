@@ -34,7 +34,9 @@ from storage.sql.store import Store
 class AgentsApi(Struct, frozen=True):
     """The parts of a gateway that the handlers use."""
 
+    # The settings of the gateway.
     settings: Settings
+    # The store of all records.
     store: Store
     # Makes, reads and changes agents and tools.
     registry: Registry

@@ -73,6 +73,7 @@ def make_factory(
 class RunEvents(Struct, frozen=True):
     """Shows runs in the form of the agents API. Implements `RunDialect`, which documents the methods."""
 
+    # The store with the steps of runs.
     store: Store
     # Returns seconds since the epoch.
     now: Callable[[], float]

@@ -282,6 +282,7 @@ async def render_run_result(api: AgentsApi, run: Run, showing: Showing) -> dict[
 class RunStream:
     """The reply that follows a run in the background."""
 
+    # The parts of the gateway that follow the run.
     api: AgentsApi
     # The run as it was when the reply was made.
     run: Run

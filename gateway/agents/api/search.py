@@ -64,8 +64,9 @@ class Hit(NamedTuple):
     message: Mapping[str, Any]
     # The rank of the stored message, from 0. One stored message may be shown as several hits.
     rank: int
-    # The public ids of the agent and the conversation of the message.
+    # The public id of the agent of the message.
     agent_id: str
+    # The public id of the conversation of the message.
     conversation_id: str
 
     def render(self) -> dict[str, Any]:

@@ -190,6 +190,7 @@ class SendRoutes:
 class SendReply:
     """The reply to a send, which performs the run and writes itself."""
 
+    # The parts of the gateway that perform the send.
     api: AgentsApi
     # The request, whose headers the reply gets.
     request: ApiRequest

@@ -50,7 +50,9 @@ _LOOK_UP_REFUSED_STATUSES: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 class BatchJobs:
     """Performs the jobs of batches."""
 
+    # The store with the batches.
     store: Store
+    # The memory, with the queues of conversations.
     keeper: MemoryKeeper
     # Makes the requests of items, and feeds replies to the turns of items.
     turns: ItemTurns
@@ -148,8 +150,9 @@ class _Attempt:
     batch: Batch
     # The parts of the batch, as the journal of its job has them.
     parts: PartJournal
-    # Writes the outcomes of items, which `results` makes of the providers' results.
+    # Writes the outcomes of items.
     outcomes: ItemOutcomes
+    # Makes the outcomes of the providers' results.
     results: PartResults
     # Composes and submits parts.
     submitter: PartSubmitter

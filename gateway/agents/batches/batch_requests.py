@@ -43,7 +43,9 @@ class RequestedItem(Struct, frozen=True):
 class BatchRequests(Struct, frozen=True):
     """Accepts batches."""
 
+    # The store to which batches are added.
     store: Store
+    # The settings, which route models to upstreams.
     settings: Settings
     # Finds the agents, with the models that items ask for.
     resolver: AgentResolver

@@ -40,8 +40,9 @@ class ItemEnding(Struct, frozen=True, kw_only=True):
 
     # The turn of the item, whose reply becomes an exchange.
     turn: ItemTurn
-    # The final state and the stop reason of the item's run.
+    # The final state of the item's run.
     state: RunState
+    # The stop reason of the item's run.
     stop: str
     # The error's message; "" if the run has not failed.
     message: str

@@ -45,8 +45,9 @@ class ItemRequest(Struct, frozen=True):
     messages: tuple[WireMessage, ...]
     # The most calls of the model.
     max_steps: int
-    # The model and the system prompt in place of the agent's; None: those of the agent.
+    # The model in place of the agent's; None: the agent's model.
     model: str | None = None
+    # The system prompt in place of the agent's; None: the agent's prompt.
     system: str | None = None
 
 
@@ -66,6 +67,7 @@ class RequestState(Struct, frozen=True):
 class StoredResult(Struct, frozen=True):
     """The stored result of a call."""
 
+    # The id of the call.
     call_id: str
     # The content, the status, stdout and stderr of the `ToolAnswer`.
     answer: list[Any]
@@ -120,8 +122,9 @@ class ItemTexts(Struct, frozen=True):
 class ComposedRequest(Struct, frozen=True):
     """A request for a provider."""
 
-    # The upstream and the model that answer the request.
+    # The name of the upstream that answers the request.
     upstream: str
+    # The upstream's name of the model that answers the request.
     model: str
     # The body in the upstream's form.
     body: bytes

@@ -31,6 +31,7 @@ from storage.run_records import Run, TokenCounts
 class ItemTurn:
     """The turn of an item, which is replayed from the stored texts. Implements `TurnMemory`."""
 
+    # The item as it was when the turn was opened.
     item: BatchItem
     # The run of the item, which has not ended.
     run: Run
@@ -42,8 +43,9 @@ class ItemTurn:
     context: MemoryContext
     # The blocks, with the edits of the rounds that are replayed.
     block_edits: BlockEdits
-    # The tools and the replies of the turn, stored ones first.
+    # The tools of the turn, with stored results first.
     toolbox: ReplayedTools
+    # The replies of the turn, stored replies first.
     replies: StoredReplies
     # The route to the item's model.
     route: Route

@@ -84,7 +84,9 @@ _REPLAY_LIMITS = TurnLimits(commit_wait_s=1.0, max_hidden_rounds=0, max_streamed
 class ItemTurns:
     """Makes and feeds the turns of items. One for the process."""
 
+    # The settings, which route models to upstreams.
     settings: Settings
+    # The memory, which has the conversations of items.
     keeper: MemoryKeeper
     # Finds the agents of items, with the settings of their conversations.
     resolver: AgentResolver

@@ -34,6 +34,7 @@ OutcomeFactory = Callable[[], Awaitable[ItemWrite | ItemEnding]]
 class ItemWork(Struct, frozen=True):
     """An item with an outcome to write."""
 
+    # The item as it was when its outcome came.
     item: BatchItem
     # Returns the outcome. It is called again after a conflict with another writer.
     make_outcome: OutcomeFactory
@@ -45,7 +46,9 @@ class ItemWork(Struct, frozen=True):
 class ItemOutcomes:
     """Writes the outcomes of one batch's items, in one attempt of its job."""
 
+    # The store with the items.
     store: Store
+    # The memory, with the queues of conversations.
     keeper: MemoryKeeper
     # Makes the ends of items that cannot continue.
     turns: ItemTurns

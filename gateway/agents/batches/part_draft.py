@@ -17,6 +17,7 @@ class PartDraft:
 
     # The upstream and the model of all requests in the part.
     upstream: str
+    # The model of all requests.
     model: str
     # The items in the order of their requests in the file.
     items: list[AssignedItem] = field(default_factory=list)

@@ -67,8 +67,9 @@ class ProviderPart:
 
     # The number of the part in its batch, from 1.
     number: int
-    # The upstream and the model of all requests in the part.
+    # The upstream of all requests in the part.
     upstream: str
+    # The model of all requests in the part.
     model: str
     # The name of the part at its provider, together with the number of refusals.
     mark: str

@@ -45,6 +45,7 @@ _CANCELLED_ITEM: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED
 class PartResults:
     """Records results for the items of one batch, in one attempt of its job."""
 
+    # The store with the items.
     store: Store
     # Feeds replies to the turns of items.
     turns: ItemTurns

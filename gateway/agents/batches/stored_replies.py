@@ -31,8 +31,9 @@ class ReplyNotStored(Exception):
 class StoredReplies:
     """The stored replies of an item. Takes the place of `Attempts`."""
 
-    # The upstream and the model of the item's requests, and the endpoint that takes them.
+    # The upstream and the model of the item's requests.
     target: Target
+    # The endpoint that takes the item's requests.
     endpoint: Endpoint
     # The replies as JSON, oldest first.
     replies: Sequence[bytes]

@@ -31,6 +31,7 @@ from storage.errors import StoreError
 class _ReadyItem(Struct, frozen=True):
     """An item with the request for its next reply."""
 
+    # The item as it was when its request was composed.
     item: BatchItem
     # The upstream and the model of the request.
     key: tuple[str, str]

@@ -43,8 +43,9 @@ class AgentKind(Struct, frozen=True):
     has_rules: bool = False
     # The window is emptied before each user message.
     clears: bool = False
-    # The bounds of the window, in messages; None: unbounded.
+    # The most messages of the window; None: no bound.
     most_messages: int | None = None
+    # The least messages that the window retains; None: no bound.
     least_messages: int | None = None
     # The default filler before a tool.
     filler: Literal["model", "none"] = "none"

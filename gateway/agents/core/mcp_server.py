@@ -21,6 +21,7 @@ TOKEN, HEADERS, VARIABLES = "auth_token", "custom_headers", "env"
 class McpToolSource(NamedTuple):
     """The `source` of a tool that an MCP server has."""
 
+    # The uid of the server.
     server_uid: str
     # The name of the tool at the server.
     tool_name: str

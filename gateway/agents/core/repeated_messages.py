@@ -76,6 +76,7 @@ def count_repeated_messages(
 class CutStep(NamedTuple):
     """A step whose reply was cut."""
 
+    # The exchange of the step.
     exchange: Exchange
     # The heard part of the reply; "": the user has heard none of it.
     heard: str
@@ -114,6 +115,7 @@ def detect_barge_in(
 class _RepeatedExchanges(NamedTuple):
     """Exchanges of a path whose messages a list repeats."""
 
+    # The exchanges, oldest first.
     exchanges: Sequence[Exchange]
     # The number of their messages in the list.
     message_count: int

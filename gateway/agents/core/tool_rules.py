@@ -33,6 +33,7 @@ _ORDERING_KINDS: Final = frozenset(
 class CalledTool(Struct, frozen=True):
     """A call since the user's newest message."""
 
+    # The name of the tool.
     name: str
     # `success`, `error`, or `denied` by a person or since no client could be asked.
     status: str = "success"
@@ -43,6 +44,7 @@ class CalledTool(Struct, frozen=True):
 class JudgedCall(Struct, frozen=True):
     """A call of the reply that is judged."""
 
+    # The name of the call's tool.
     name: str
     # The call was allowed, and its tool was called.
     has_run: bool = True

@@ -43,7 +43,9 @@ _log = logging.getLogger("mnemogate")
 class ImportServices(Struct, frozen=True):
     """The services that an import of an agent file uses."""
 
+    # The store to which the parts of files are added.
     store: Store
+    # Makes agents and tools.
     registry: Registry
     # Saves the files of folders.
     contents: FolderContents
@@ -56,6 +58,7 @@ class ImportServices(Struct, frozen=True):
 class _HiddenAgent(NamedTuple):
     """An agent that stays hidden until its transfer ends."""
 
+    # The memory of the agent.
     memory: Agent
     # The number after the numbers of the memory's messages and passages.
     next_seq: int

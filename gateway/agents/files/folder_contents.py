@@ -37,6 +37,7 @@ class UploadedFile(Struct, frozen=True):
     name: str
     # The media type that the client has sent.
     media_type: str
+    # The bytes of the file.
     data: bytes
 
     def __post_init__(self) -> None:
@@ -47,6 +48,7 @@ class UploadedFile(Struct, frozen=True):
 class SavedFile(NamedTuple):
     """The outcome of an upload."""
 
+    # The new file, or the file that the folder had.
     file: StoredFile
     # False: the folder had a file of this name, which stays as it is.
     is_new: bool
@@ -55,6 +57,7 @@ class SavedFile(NamedTuple):
 class FileView(Struct, frozen=True):
     """A file as lists show it."""
 
+    # The stored file, without its text.
     file: StoredFile
     # The number of passages with the text of the file.
     parts: int
@@ -68,6 +71,7 @@ class FolderContents(Struct, frozen=True):
     Besides the errors that a method names, it raises the errors of `Folders`.
     """
 
+    # The store with the files.
     store: Store
     # Returns seconds since the epoch.
     now: Callable[[], float]

@@ -39,6 +39,7 @@ class AgentResolver(Struct, frozen=True):
     names, it raises StoreUnavailable.
     """
 
+    # The store with the definitions of agents.
     store: Store
     # The settings, which route models to upstreams.
     settings: Settings

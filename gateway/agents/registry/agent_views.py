@@ -23,6 +23,7 @@ from storage.sql.store import Store
 class AgentView(Struct, frozen=True):
     """An agent as the agents API shows it."""
 
+    # The memory of the agent.
     agent: Agent
     # The stored definition; for a user's memory, a definition made of its profile.
     definition: Definition
@@ -30,19 +31,22 @@ class AgentView(Struct, frozen=True):
     blocks: Sequence[BlockEntry]
     # The tools that are attached to the agent.
     tools: Sequence[ToolView]
+    # The tags of the agent, by name.
     tags: Sequence[str]
     # The newest run; None: the agent has no run.
     last_run: Run | None
     # The sleeptime agents that read the agent's messages.
     readers: Sequence[ReaderEntry] = ()
-    # The folders and the identities that are attached to the agent.
+    # The folders that are attached to the agent.
     folders: Sequence[Definition] = ()
+    # The identities to which the agent belongs.
     identities: Sequence[Definition] = ()
 
 
 class AgentViews(Struct, frozen=True):
     """Loads the parts of agents, for all agents of a list at once. Raises: StoreUnavailable."""
 
+    # The store with the parts of agents.
     store: Store
     # Reads the tools of agents.
     tools: ToolRegistry

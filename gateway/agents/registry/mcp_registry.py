@@ -34,6 +34,7 @@ class McpRegistry(Struct, frozen=True):
     names, it raises errors of the store: NotFound, WriteConflict, StoreUnavailable.
     """
 
+    # The store with the definitions of servers.
     store: Store
     # The tools of projects, to which the tools of a server are added.
     project_tools: ToolRegistry

@@ -37,6 +37,7 @@ class PassageView(Struct, frozen=True):
 
     # The uid of the agent, the archive or the folder that has the passage.
     uid: str
+    # The stored passage.
     passage: Passage
     # The file of which the passage is a part; None: it is a part of no file.
     file: StoredFile | None = None
@@ -48,6 +49,7 @@ class MemoryPassages(Struct, frozen=True):
     Besides the errors that a method names, it raises WriteConflict and StoreUnavailable.
     """
 
+    # The store with the passages.
     store: Store
     # Makes the vector of a query; None: passages are searched by words alone.
     embed_query: EmbedQuery | None = None

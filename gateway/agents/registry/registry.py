@@ -49,11 +49,15 @@ class AgentParts(Struct, frozen=True, kw_only=True):
 
     # The name; None: the name stays, or a new agent gets one that is made of its uid.
     name: str | None = None
-    # The uids of the parts, and the tags as text. Each of these lists replaces the agent's present list.
+    # The uids of the blocks. This list, as each list below, replaces the agent's present list.
     blocks: Sequence[str] | None = None
+    # The uids of the tools.
     tools: Sequence[str] | None = None
+    # The tags, as text.
     tags: Sequence[str] | None = None
+    # The uids of the folders.
     folders: Sequence[str] | None = None
+    # The uids of the identities to which the agent belongs.
     identities: Sequence[str] | None = None
     # The agent has the tools that speak to other agents.
     has_multi_agent_tools: bool | None = None

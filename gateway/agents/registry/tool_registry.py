@@ -32,6 +32,7 @@ _PAGE = 200  # tools that one read returns
 class ToolView(Struct, frozen=True):
     """A tool as lists show it."""
 
+    # The name by which models call the tool.
     name: str
     # The uid, a constant for a built-in tool.
     uid: str

@@ -70,9 +70,11 @@ _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 class Sender(Struct, frozen=True):
     """A turn of an agent that sends messages to others."""
 
+    # The project of the agent.
     project: str
-    # The public id and the name of the agent.
+    # The public id of the agent.
     agent_id: str
+    # The name of the agent.
     name: str
     # The turn in the graph of waiting turns.
     waiter: Waiter
@@ -119,6 +121,7 @@ class AgentMessaging:
 
     # Finds the agents to which messages go.
     resolver: AgentResolver
+    # The store with the agents of all projects.
     store: Store
     # Performs the send to which an agent answers, as `AgentRuns.send` does.
     perform_send: Callable[[RunRequest, RunOutput, Wait], Awaitable[RunResult]]

@@ -28,9 +28,11 @@ UNKNOWN_WINDOW = 128_000
 class CompactedConversation(Struct, frozen=True):
     """The outcome of a compaction."""
 
+    # The text of the new summary.
     summary: str
-    # The numbers of messages in the next prompt before and after the compaction.
+    # The number of messages in the prompt before the compaction.
     message_count_before: int
+    # The number of messages in the next prompt after the compaction.
     message_count_after: int
 
 

@@ -25,6 +25,7 @@ class _LiveRun(NamedTuple):
 
     # The row of its agent.
     agent_row: int
+    # The turn of the run, which can be stopped.
     turn: TurnRun
 
 

@@ -21,6 +21,7 @@ from storage.sql.store import Store
 class MessageSearch(Struct, frozen=True):
     """Searches the messages of agents. Nothing is written."""
 
+    # The store with the indexes of messages.
     store: Store
     # Reads the messages that a search has found.
     messages: AgentMessages

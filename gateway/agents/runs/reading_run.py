@@ -73,6 +73,7 @@ class ReadingServices(Struct, frozen=True):
 class ReadingRun(Struct, frozen=True):
     """One run of a sleeptime agent, in one attempt of the job of the memory that it reads."""
 
+    # The services of the process.
     services: ReadingServices
     # The job of the memory that is read, in this attempt.
     job: JobContext

@@ -99,7 +99,9 @@ async def find_earlier_send(
 class SendMatcher(Struct, frozen=True):
     """Finds the earlier send that a send repeats."""
 
+    # The store with the earlier runs.
     store: Store
+    # The agent of the send.
     agent: Agent
     # The `Conversation.name` of the send's conversation.
     conversation_name: str

@@ -48,8 +48,9 @@ class SendFields(Struct, frozen=True, kw_only=True):
     max_steps: int = DEFAULT_MAX_STEPS
     # The request is refused while calls wait for answers, since a message would deny these calls.
     spares_pauses: bool = False
-    # The model and the system prompt that replace the agent's own for this send; None: none does.
+    # The model that replaces the agent's own for this send; None: none does.
     model: str | None = None
+    # The system prompt that replaces the agent's own for this send; None: none does.
     system: str | None = None
 
     def list_fields(self) -> dict[str, Any]:
@@ -131,8 +132,9 @@ class RunStart(Struct, frozen=True):
     is_resumed: bool = False
     # The names of the tools of these calls, by the ids of the calls.
     tool_names: Mapping[str, str] = field(default_factory=dict)
-    # The number of steps that earlier attempts have ended, and the tokens of these steps.
+    # The number of steps that earlier attempts have ended.
     steps: int = 0
+    # The tokens of these steps.
     counts: TokenCounts = field(default_factory=TokenCounts)
     # The number of this attempt. An earlier attempt may have shown a part of the reply.
     attempt: int = 1

@@ -123,8 +123,9 @@ class RunMemory:
     steps: EndedSteps = field(default_factory=EndedSteps)
     # The exchange of the step under way; None: no step is open.
     open_exchange: Exchange | None = None
-    # The tools of the current step, and their edits of blocks.
+    # The tools of the current step.
     toolbox: Toolbox = field(init=False)
+    # The edits of blocks by the tools of the current step.
     _edits: StepEdits = field(init=False)
     # The write of a step that took too long to open, and its result; None: no such step is awaited.
     _late_opening: tuple[StepOpen, Future[StepOpened]] | None = field(default=None, init=False)

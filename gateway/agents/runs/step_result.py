@@ -49,8 +49,9 @@ class StepResult(Struct, frozen=True):
     error: str | None = None
     # The upstream refused the messages of the step, and would refuse them again.
     is_refused: bool = False
-    # The message of the error that ended the run, which may quote the user, and its HTTP status; "" and 0 for no error.
+    # The message of the error that ended the run, which may quote the user; "": there was no error.
     error_message: str = ""
+    # The HTTP status of that error; 0: there was no error, or the error has no status.
     error_status: int = 0
 
     @staticmethod

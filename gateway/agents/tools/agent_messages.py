@@ -48,8 +48,9 @@ class AnswerFailure(StrEnum):
 class AgentAnswer(Struct, frozen=True):
     """The answer of an agent to another agent's message."""
 
-    # The public id and the name of the agent.
+    # The public id of the agent.
     id: str
+    # The name of the agent.
     name: str
     # The text of the answer.
     text: str = ""

@@ -49,6 +49,7 @@ class _Match(Struct, frozen=True):
 class FileTools(Struct, frozen=True):
     """The tools of one agent."""
 
+    # The store with the files of folders.
     store: Store
     # The agent whose attached folders are searched.
     agent: Agent

@@ -246,8 +246,9 @@ class _CallOutcome(Struct, frozen=True):
 
     # The answer of the program; the default if there is none.
     answer: _Answer = msgspec.field(default_factory=_Answer)
-    # The beginnings of the program's outputs, as long as they are stored.
+    # The beginning of the program's standard output, as long as it is stored.
     stdout: str = ""
+    # The beginning of the program's error output, as long as it is stored.
     stderr: str = ""
     # The reason why there is no answer; "": there is an answer.
     failure: str = ""

@@ -51,8 +51,9 @@ class Envelope(Struct, frozen=True):
     id: str
     # The time of the message, in seconds since the epoch.
     at: float
-    # The public ids of the run and the step; None: no run made the message.
+    # The public id of the run that made the message; None: no run made it.
     run_id: str | None = None
+    # The public id of the step that made the message; None: no run made it.
     step_id: str | None = None
     # The public id of the conversation; None: all messages of the list are of one conversation.
     conversation_id: str | None = None

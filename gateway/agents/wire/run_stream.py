@@ -124,7 +124,9 @@ class StepViewFactory(Struct, frozen=True):
 class _UnshownReply:
     """The parts of a reply that are not shown yet, in the pieces in which they came."""
 
+    # The pieces of the thoughts.
     thoughts: list[str] = field(default_factory=list)
+    # The pieces of the text.
     text: list[str] = field(default_factory=list)
     # The text of calls that speak, by the number of the call.
     spoken_texts: dict[int, str] = field(default_factory=dict)
@@ -158,8 +160,9 @@ class StepView(ClientView):
     _message_keys: list[str] = field(default_factory=list, init=False)
     # The tools of calls that were shown, by call id.
     _tool_names: dict[str, str] = field(default_factory=dict, init=False)
-    # The waiting calls with their stored ids, and the kind of answer for which each waits, by call id.
+    # The waiting calls, with their stored ids.
     _waiting_calls: list[Json] = field(default_factory=list, init=False)
+    # The kind of answer for which each waiting call waits, by call id.
     _waiting: Mapping[str, WaitKind] = field(default_factory=dict, init=False)
     # The stop reason of the run, once it is known.
     _stop: StopReason = field(default=StopReason.END_TURN, init=False)

@@ -29,6 +29,7 @@ class RunAcceptance:
 
     # Checks whether a send can run, and has the ends of runs.
     agent_runs: AgentRuns
+    # The memory, with the store to which runs are added.
     keeper: MemoryKeeper
     # The open runs of the process, to which accepted runs are added.
     open_runs: OpenRuns

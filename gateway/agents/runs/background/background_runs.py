@@ -72,6 +72,7 @@ class _RunAttempt(Struct, frozen=True):
 class PerformedRun(Struct, frozen=True):
     """A run that has ended."""
 
+    # The run in its final state.
     run: Run
     # The URL to call; None: no URL is called.
     callback: str | None

@@ -48,6 +48,7 @@ def enqueue_callback(
 class CallbackJobs(Struct, frozen=True):
     """Performs the jobs that post callbacks."""
 
+    # The store to which the outcomes of callbacks are added.
     store: Store
     # Posts and signs the requests.
     webhooks: Webhooks

@@ -24,6 +24,7 @@ class RunFollower(Struct, frozen=True):
     logs: RunLogs
     # The ends of the runs of all processes.
     ends: RunEnds
+    # The store with the events of runs.
     store: Store
     # The dialect in which events are logged.
     dialect: RunDialect

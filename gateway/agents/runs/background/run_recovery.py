@@ -24,6 +24,7 @@ _PAGE = 1000  # the most runs that one read returns
 class RunRecovery(Struct, frozen=True):
     """Opens the stored runs after a restart, and closes open runs that no job performs."""
 
+    # The memory, with the store and the clock.
     keeper: MemoryKeeper
     # The open background runs of this process.
     open_runs: OpenRuns

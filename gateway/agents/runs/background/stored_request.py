@@ -32,8 +32,9 @@ class StoredRequest(SendFields, frozen=True):
     event_options: Json | None = field(name="shown", default=None)
     # The URL that is posted to when the run has ended; None: no URL is posted to.
     callback: str | None = None
-    # Patterns of the models that the key of the caller may ask for (None: all), and the id of the key.
+    # Patterns of the models that the key of the caller may ask for; None: all models.
     models: tuple[str, ...] | None = None
+    # The id of the caller's key.
     key_id: int = field(name="key", default=0)
     # The result of `hash_send` in hexadecimal digits. It stays when the messages are dropped.
     digest: str = ""

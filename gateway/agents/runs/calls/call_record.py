@@ -38,7 +38,9 @@ def number_call(exchange: Exchange, call_id: str) -> int:
 class CallRecord(Struct, frozen=True):
     """The record of the calls of one step."""
 
+    # The store with the texts of runs.
     store: Store
+    # The row of the agent of the run.
     agent_row: int
     # The row of the run that made the step.
     run_row: int
