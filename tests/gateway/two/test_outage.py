@@ -26,7 +26,7 @@ from tests.server import RawReply, RunningGateway, serve, settings_for
 
 @dataclass
 class Gateway:
-    """A gateway behind a proxy of its own before the database."""
+    """A gateway that reaches the database through a proxy of its own."""
 
     running: RunningGateway
     proxy: Proxy
@@ -46,25 +46,30 @@ class Gateway:
         agents = self.running.app.services.agents
         return agents is not None and agents.run_service.run_worker.running_count > 0
 
-    def waits_until(self, status: str) -> None:
+    def wait_for_status(self, status: str) -> None:
+        """Waits until `/health/ready` shows a status."""
         becomes(lambda: self.running.ask("GET", "/health/ready").json["status"] == status)
 
 
 @dataclass
 class World:
-    """Two gateways, an agent, and an upstream that holds its first reply until `gate` is open."""
+    """Two gateways, an agent, and an upstream."""
 
+    # The URL of the database without a proxy.
     url: str
     upstream: StrictUpstream
     gateways: list[Gateway] = field(default_factory=list)
-    came: Gate = field(default_factory=Gate)
+    # Opens when the upstream gets its first request.
+    arrival: Gate = field(default_factory=Gate)
+    # Lets the upstream answer the first request.
     gate: Gate = field(default_factory=Gate)
+    # The id of the agent.
     agent: str = ""
 
     def answer(self, request: UpstreamRequest) -> Reply:
-        if self.came.is_open:
+        if self.arrival.is_open:
             return say("Here again.")
-        self.came.open()
+        self.arrival.open()
         return say("Here.", hold_before_headers=self.gate)
 
     @property
@@ -73,18 +78,21 @@ class World:
 
     @contextmanager
     def outage(self, owner: Gateway) -> Iterator[Gateway]:
-        """The database answers no gateway, and all leases end. Then it answers the other gateway, which is given."""
+        """Cuts both gateways off until all leases have ended, and the owner of leases until the end of the block.
+
+        Yields the other gateway, which reaches the database again.
+        """
         (other,) = [each for each in self.gateways if each is not owner]
         for each in self.gateways:
             each.proxy.refuse()
         for each in self.gateways:
-            each.waits_until("degraded")
+            each.wait_for_status("degraded")
         self.end_leases()
         other.proxy.allow()
-        other.waits_until("ok")
+        other.wait_for_status("ok")
         yield other
         owner.proxy.allow()
-        owner.waits_until("ok")
+        owner.wait_for_status("ok")
 
     def end_leases(self) -> None:
         for table in ("conversation_locks", "jobs"):
@@ -100,20 +108,20 @@ class World:
 def world(url: str) -> Iterator[World]:
     with ExitStack() as stack:
         upstream = StrictUpstream()
-        made = World(url, upstream)
-        upstream.script = made.answer
+        world = World(url, upstream)
+        upstream.script = world.answer
         stack.enter_context(upstream)
         for _ in range(2):
             proxy = stack.enter_context(Proxy(url))
             settings = settings_for(upstream, database=DatabaseSettings(url=proxy.url))
             running = stack.enter_context(serve(settings, lambda settings=settings: open_database(settings)))  # type: ignore[misc]
-            made.gateways.append(Gateway(running, proxy))
-        made.agent = made.gateways[0].ask("POST", "/v1/agents/", {"model": "openai/m"}).json["id"]
-        yield made
+            world.gateways.append(Gateway(running, proxy))
+        world.agent = world.gateways[0].ask("POST", "/v1/agents/", {"model": "openai/m"}).json["id"]
+        yield world
 
 
-def recovers(gateway: Gateway) -> bool:
-    """Recovers runs, as after each recovery and every half a minute. False: the database had no time for it."""
+def end_abandoned_runs(gateway: Gateway) -> bool:
+    """Ends abandoned runs, as after each outage and every half a minute. Returns False if the database was too slow."""
     agents = gateway.running.app.services.agents
     assert agents is not None
     try:
@@ -124,19 +132,19 @@ def recovers(gateway: Gateway) -> bool:
 
 
 def test_a_send_is_answered_once_through_an_outage(world: World) -> None:
-    one = world.gateways[0]
+    owner = world.gateways[0]
     body = {"messages": [{"role": "user", "content": "Are you there?", "otid": "o1"}]}
     replies: list[RawReply] = []
-    thread = threading.Thread(target=lambda: replies.append(one.ask("POST", world.path, body)))
+    thread = threading.Thread(target=lambda: replies.append(owner.ask("POST", world.path, body)))
     thread.start()
-    world.came.wait_sync()
-    with world.outage(one) as other:
-        becomes(lambda: recovers(other))
+    world.arrival.wait_sync()
+    with world.outage(owner) as other:
+        becomes(lambda: end_abandoned_runs(other))
     becomes(lambda: not world.are_ended("conversation_locks"))
     world.gate.open()
     thread.join(PATIENCE_S)
-    again = other.ask("POST", world.path, body)
-    assert [m["content"] for reply in (*replies, again) for m in reply.json["messages"]] == ["Here."] * 2
+    replies.append(other.ask("POST", world.path, body))
+    assert [m["content"] for reply in replies for m in reply.json["messages"]] == ["Here."] * 2
     assert [run["status"] for run in other.ask("GET", "/v1/runs/").json] == ["completed"]
     assert len(world.upstream.requests) == 1
 
@@ -144,7 +152,7 @@ def test_a_send_is_answered_once_through_an_outage(world: World) -> None:
 def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: World) -> None:
     body = {"messages": [{"role": "user", "content": "Are you there?"}]}
     run = world.gateways[0].ask("POST", f"{world.path}/async", body).json["id"]
-    world.came.wait_sync()
+    world.arrival.wait_sync()
     (owner,) = [each for each in world.gateways if each.performs_runs]
     with world.outage(owner) as other:
         claim = other.store.jobs.leases.claim(["run"], lease_s=30.0, tries=100)
@@ -166,25 +174,25 @@ def test_a_gateway_without_its_lease_writes_nothing_over_what_another_has_done(
     replies: list[RawReply] = []
     thread = threading.Thread(target=lambda: replies.append(owner.ask("POST", world.path, body, 409)))
     thread.start()
-    world.came.wait_sync()
+    world.arrival.wait_sync()
     if is_cut_off:
         owner.proxy.refuse()
-        owner.waits_until("degraded")
+        owner.wait_for_status("degraded")
     world.end_leases()
     limits = replace(other.store.database._limits, settle_s=0.0)  # type: ignore[attr-defined]
     other.store.database._limits = limits  # type: ignore[attr-defined]
-    new = body if is_retry else {"messages": [{"role": "user", "content": "Hello?"}]}
-    (answer,) = other.ask("POST", world.path, new).json["messages"]
-    assert answer["content"] == "Here again."
+    next_body = body if is_retry else {"messages": [{"role": "user", "content": "Hello?"}]}
+    (message,) = other.ask("POST", world.path, next_body).json["messages"]
+    assert message["content"] == "Here again."
     owner.proxy.allow()
-    owner.waits_until("ok")
+    owner.wait_for_status("ok")
     world.gate.open()
     thread.join(PATIENCE_S)
     assert "taken this conversation over" in replies[0].body.decode()
-    said = [
+    contents = [
         m["content"]
         for m in other.ask("GET", f"{world.path}?order=asc").json
         if m["message_type"] != "system_message"
     ]
-    assert said == ["Are you there?", *([] if is_retry else ["Hello?"]), "Here again."]
+    assert contents == ["Are you there?", *([] if is_retry else ["Hello?"]), "Here again."]
     assert [run["status"] for run in other.ask("GET", "/v1/runs/?order=asc").json] == ["failed", "completed"]
