@@ -250,12 +250,12 @@ class ChatCall:
         """Notes the memory of the request, its conversation and its recall in the receipt."""
         headers = self.receipt.headers
         if not self.make_view.speaks_chat and self.identity.stored_scope is not None:
-            self.receipt.turn = make_turn_name(context).turn
-            self.receipt.is_off_record = context.plan.is_off_record
+            self.receipt.memory.turn = make_turn_name(context).turn
+            self.receipt.memory.is_off_record = context.plan.is_off_record
         search = prompt.recall.search
         if search is not None:
-            self.receipt.recalled = len(search.choice.hits)
-        self.receipt.agent_row = context.agent.id
+            self.receipt.memory.recalled = len(search.choice.hits)
+        self.receipt.memory.agent_row = context.agent.id
         headers["x-mnemogate-agent"] = context.agent.uid
         headers["x-mnemogate-conversation"] = context.conversation_uid
         headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.note_tokens)

@@ -230,8 +230,8 @@ class ChatMemory:
         if recall.search_ms:
             self.turn_services.metrics.recall_s.observe(recall.search_ms / 1000)
             recall.note_search(receipt)
-        receipt.scope = call.identity.scope
-        receipt.mode = str(call.identity.mode)
+        receipt.memory.scope = call.identity.scope
+        receipt.memory.mode = str(call.identity.mode)
 
 
 async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:

@@ -81,6 +81,46 @@ class Work(Struct, frozen=True):
     agent_row: int = 0
 
 
+class LimitFacts(Struct):
+    """The limits that hold for a request, as far as they had an effect."""
+
+    # Their `x-ratelimit-*` headers, which replace the upstream's.
+    headers: Sequence[Header] = ()
+    # A limit has refused the request.
+    is_refused: bool = False
+    # The id of the limit that has refused the request, or had another model answer it; 0: no limit has.
+    limit_id: int = 0
+
+
+class MemoryFacts(Struct):
+    """The memory of a request, as far as it took part in the reply."""
+
+    # The scope of the memory; None: not known yet, or no memory.
+    scope: Scope | None = None
+    # The row of the memory; 0: no memory, or a memory that is not stored yet.
+    agent_row: int = 0
+    # Is called with that row if the memory is stored later, even after the request; None: nothing is to be called.
+    on_stored: Callable[[int], object] | None = None
+    # The memory mode of the request.
+    mode: str = "on"
+    # The number of hits in the note.
+    recalled: int = 0
+    # A record of why the hits were recalled is stored with the turn.
+    has_recall_record: bool = False
+    # The turn's part of its `TurnName`; None: no client may refer to the turn.
+    turn: str | None = None
+    # The turn repeats a turn off the record, so its text is not stored.
+    is_off_record: bool = False
+    # The row of the exchange as which the turn was stored before its reply ended; 0: not known.
+    exchange_row: int = 0
+
+    def note_stored(self, agent_row: int) -> None:
+        """Notes that the memory, which began with the turn, is stored now."""
+        self.agent_row = agent_row
+        if self.on_stored is not None:
+            self.on_stored(agent_row)
+
+
 class Receipt(Struct, eq=False, weakref=True):
     """The receipt of one request, or of work without one."""
 
@@ -108,42 +148,22 @@ class Receipt(Struct, eq=False, weakref=True):
     work: Work | None = None
     # False: no model is called, as in a call over MCP, or work with a receipt of its own calls the model.
     asks_model: bool = True
-    # The `x-ratelimit-*` headers of the limits that hold for the request. They replace the upstream's.
-    rate_limits: Sequence[Header] = ()
-    # A limit has refused the request.
-    is_refused: bool = False
-    # The id of the limit that has refused the request, or had another model answer it; 0: no limit has.
-    limit_id: int = 0
+    # The limits of the request.
+    limits: LimitFacts = field(default_factory=LimitFacts)
+    # The memory of the request.
+    memory: MemoryFacts = field(default_factory=MemoryFacts)
     # The status of the reply; 0: there was none.
     status: int = 0
     # The gateway has cut the reply when it stopped.
     is_cut: bool = False
-    # The scope of the request's memory; None: not known yet, or no memory.
-    scope: Scope | None = None
-    # The memory mode of the request.
-    mode: str = "on"
-    # The number of hits in the note.
-    recalled: int = 0
-    # A record of why the hits were recalled is stored with the turn.
-    has_recall_record: bool = False
     # The `x-mnemogate-*` headers of the reply. A header that is None is not sent.
     headers: dict[str, str | None] = field(default_factory=dict)
-    # The turn's part of its `TurnName`; None: no client may refer to the turn.
-    turn: str | None = None
-    # The turn repeats a turn off the record, so its text is not stored.
-    is_off_record: bool = False
     # The request's context in its trace; None: the request is not traced.
     trace: TraceContext | None = None
-    # The fields from here on are for the trace. None: the receipt is for work without a request.
+    # The request's first line, for its trace; None: it is not traced, or the receipt is for work without a request.
     request_line: RequestLine | None = None
-    # The run of an agent that the request is; None: the request is no run.
+    # The run of an agent that the request is, for its trace; None: the request is no run.
     agent_run: AgentRun | None = None
-    # The row of the request's memory; 0: no memory, or a memory that is not stored yet.
-    agent_row: int = 0
-    # Is called with that row if the memory is stored later, even after the request; None: nothing is to be called.
-    on_memory_stored: Callable[[int], object] | None = None
-    # The row of the exchange as which the turn was stored before its reply ended; 0: not known.
-    exchange_row: int = 0
     # Returns the usage of a reply with a text, by the gateway's count; None: an unknown prompt.
     usage_counter: Callable[[str], Json] | None = None
 
@@ -154,12 +174,12 @@ class Receipt(Struct, eq=False, weakref=True):
 
     def find_stored_turn(self) -> TurnName | None:
         """Returns the name of the turn with which the reply is stored, or None if the reply is not stored."""
-        return None if self.is_off_record else self.find_begun_turn()
+        return None if self.memory.is_off_record else self.find_begun_turn()
 
     def find_begun_turn(self) -> TurnName | None:
         """Returns the name of the turn, even if it is off the record, or None if the request is no turn."""
         conversation = self.headers.get("x-mnemogate-conversation")
-        turn = self.turn
+        turn = self.memory.turn
         return TurnName(conversation, turn) if conversation is not None and turn is not None else None
 
     def name_answering_model(self) -> str:
@@ -189,12 +209,6 @@ class Receipt(Struct, eq=False, weakref=True):
         """Notes that a run of an agent begins. uid: the public id of the agent."""
         self.agent_run = AgentRun(uid, time.perf_counter())
 
-    def note_new_memory(self, agent_row: int) -> None:
-        """Notes that the request's memory, which began with its turn, is stored now."""
-        self.agent_row = agent_row
-        if self.on_memory_stored is not None:
-            self.on_memory_stored(agent_row)
-
     def note_write(self, started_at: float, *, is_durable: bool = True) -> None:
         """Notes for a trace a write of memory for which the reply waited."""
         if self.trace is not None:
@@ -218,7 +232,7 @@ class Receipt(Struct, eq=False, weakref=True):
 
         upstream: the upstream's headers that the client gets.
         """
-        limit_names = {name for name, _ in self.rate_limits}
+        limit_names = {name for name, _ in self.limits.headers}
         if limit_names:
             upstream = [header for header in upstream if header[0] not in limit_names]
-        return [*upstream, *self.rate_limits, *self.note_head()]
+        return [*upstream, *self.limits.headers, *self.note_head()]

@@ -178,7 +178,7 @@ def _log_entry(begun_request: BegunRequest, receipt: Receipt, status: int | None
     return LoggedRequest(
         **asdict(begun_request),
         id=mask_keys_in_text(receipt.request_id),
-        scope=receipt.scope,
+        scope=receipt.memory.scope,
         memory_uid=headers.get("x-mnemogate-agent"),
         conversation_uid=headers.get("x-mnemogate-conversation"),
         mode=headers.get("x-mnemogate-memory") or "",
@@ -188,9 +188,9 @@ def _log_entry(begun_request: BegunRequest, receipt: Receipt, status: int | None
         first_ms=receipt.clock.first_ms,
         upstream=upstream,
         tries=tries,
-        recalled=receipt.recalled,
+        recalled=receipt.memory.recalled,
         recalled_tokens=int(headers.get("x-mnemogate-recalled-tokens") or 0),
-        has_recall_record=receipt.has_recall_record,
-        exchange_row=receipt.exchange_row,
+        has_recall_record=receipt.memory.has_recall_record,
+        exchange_row=receipt.memory.exchange_row,
         side_request=unquote(headers.get("x-mnemogate-side-request") or ""),
     )

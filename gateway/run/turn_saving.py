@@ -171,7 +171,7 @@ class TurnSaving:
     def _note_durable(self, result: object, started_at: float) -> events.Saved:
         """Notes that the turn is on disk. result: the result of `TurnMemory.write`."""
         if isinstance(result, CommittedTurn):
-            self.call.receipt.exchange_row = result.exchange_row
+            self.call.receipt.memory.exchange_row = result.exchange_row
         self.call.receipt.note_write(started_at)
         return events.Saved(after_stop=result) if isinstance(result, events.StepSaved) else SAVED_EVENT
 
@@ -202,7 +202,7 @@ class TurnSaving:
         if not writing.cancelled() and writing.exception() is None:
             result = writing.result()
             if isinstance(result, CommittedTurn):
-                self.call.receipt.note_new_memory(result.agent.id)
+                self.call.receipt.memory.note_stored(result.agent.id)
 
     async def _await_after_step(self, writing: Awaitable[object]) -> object:
         """Returns the result of a write, once the write of the newest step has ended."""

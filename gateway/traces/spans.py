@@ -100,8 +100,8 @@ class SpanMaker:
             self._add_work_root(receipt_spans)
         else:
             self._add_request_root(receipt_spans, receipt.request_line)
-        if receipt.agent_row and receipt.request_line is not None:
-            self._remember_turn(receipt.agent_row, context)
+        if receipt.memory.agent_row and receipt.request_line is not None:
+            self._remember_turn(receipt.memory.agent_row, context)
         receipt_spans.add_agent()
         for number, call in enumerate(receipt.calls, 1):
             if call.upstream:
@@ -131,7 +131,7 @@ class SpanMaker:
             span.add_text(names.REQUEST_ID, receipt.request_id)
         span.add_text(names.PROJECT, receipt.project)
         span.add_number(names.KEY_ID, receipt.key_id)
-        span.add_number(names.LIMIT_ID, receipt.limit_id)
+        span.add_number(names.LIMIT_ID, receipt.limits.limit_id)
         span.add_text(names.USER, self._make_user_label(receipt.user))
         headers = receipt.headers
         span.add_text(names.MEMORY, _choose_known_value(headers.get("x-mnemogate-memory"), _MEMORY_MODES))

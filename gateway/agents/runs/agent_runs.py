@@ -357,7 +357,7 @@ class AgentRuns:
         memory, prompt, recall = beginning.memory, beginning.prompt, beginning.prompt.recall
         receipt, metrics = output.receipt, self._choose_services(send).turn_services.metrics
         memory.receipt = receipt
-        receipt.scope = memory.context.agent.scope
+        receipt.memory.scope = memory.context.agent.scope
         recall.note_search(receipt)
         make_view = output.make_view_factory(_make_run_start(memory, prompt, send.accepted))
         call = ChatCall(

@@ -73,7 +73,7 @@ def pack_recall(
         found=len(search.choice.hits) + sum(left_out_counts),
         recalled_tokens=prompt.recall.note_tokens,
         is_selection=search.is_selection,
-        mode=receipt.mode,
+        mode=receipt.memory.mode,
         status=_STATUSES[turn_outcome.state],
         is_streamed=prompt.request.stream,
         part_tokens=_estimate_prompt_parts(prompt),

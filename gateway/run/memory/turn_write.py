@@ -127,7 +127,7 @@ def make_recall_row_maker(
     search = prompt.recall.search
     if search is None or not receipt.request_id:
         return None
-    receipt.has_recall_record = True
+    receipt.memory.has_recall_record = True
     added_ms = receipt.clock.measure_added_ms()
     ms = receipt.clock.measure_ms()
 

@@ -182,7 +182,7 @@ class Limiter:
             substitute = self._choose_substitute(receipt, buckets, wanted_amounts, may_answer)
         # Nothing was awaited since the buckets were checked, so they still have the room that is reserved now.
         self._reserve(receipt, buckets, wanted_amounts, substitute)
-        receipt.rate_limits = make_rate_headers(buckets, self._now())
+        receipt.limits.headers = make_rate_headers(buckets, self._now())
         return substitute
 
     def _choose_substitute(
@@ -201,15 +201,15 @@ class Limiter:
             buckets, wanted_amounts, lambda alias: alias in self._aliases and may_answer(alias)
         )
         if refusing is not None:
-            receipt.is_refused = True
-            receipt.limit_id = refusing.limit.id
+            receipt.limits.is_refused = True
+            receipt.limits.limit_id = refusing.limit.id
             self._count_limited(refusing.limit, REFUSE)
             raise make_refusal(refusing, self._now())
         if substituting is None:
             return None
         limit = substituting.limit
         receipt.headers["x-mnemogate-limit"] = str(limit.id)
-        receipt.limit_id = limit.id
+        receipt.limits.limit_id = limit.id
         self._count_limited(limit, "alias")
         return limit.then
 

@@ -157,7 +157,7 @@ class Meter:
             return used_amounts
         if counters is None:
             counters = self._get_counters(receipt, upstream="", model="")
-        if receipt.is_refused:
+        if receipt.limits.is_refused:
             counters[REFUSED] += 1
             return used_amounts
         counters[REQUESTS] += 1

@@ -297,10 +297,10 @@ class _Session:
         scope = self._make_post_scope(response.connection, len(body), pending.memories)
         await self._sockets.edge(scope, BodyReceiver(body), ResponseSender(self._client, pending, response))
         if (receipt := get_request_info(scope).receipt) is not None:
-            if receipt.agent_row:
-                pending.memories.add(receipt.agent_row)
+            if receipt.memory.agent_row:
+                pending.memories.add(receipt.memory.agent_row)
             else:  # a cancelled turn may still be written
-                receipt.on_memory_stored = pending.memories.add
+                receipt.memory.on_stored = pending.memories.add
         if response.is_cancelled and not response.has_ended:
             await self._end_cancelled(response, pending)
         elif not response.has_ended:
