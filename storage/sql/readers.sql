@@ -44,13 +44,14 @@ SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory =
 
 -- name: of_memories
 -- Reads the sleeptime agents of some memories, and how many turns each of them has to read, ?1 at most. A tool's result
--- (?2) begins no turn, and neither does a later step of a run.
+-- (?2) begins no turn, and neither does a later step of a run. (The order of the counted turns leads PostgreSQL to the
+-- index of the memory's exchanges; without it, it reads the exchanges of all memories.)
 SELECT r.memory, r.reader, a.uid, r.seq, (SELECT count(*) FROM (
     SELECT 1 AS one FROM exchanges e
     WHERE e.agent = r.memory AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished'
     AND substr(e.inputs, 3, 1) <> ?2 AND {learnable}
     AND NOT EXISTS (SELECT 1 FROM run_steps s
-        WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?1) t)
+        WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) ORDER BY e.seq LIMIT ?1) t)
 FROM readers r JOIN agents a ON a.id = r.reader WHERE r.reader <> 0 AND r.memory {in:3:BIGINT:64}
 ORDER BY r.memory, r.reader
 

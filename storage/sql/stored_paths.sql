@@ -8,7 +8,8 @@ coalesce(substr(key, 1, 1), '') <> ' '
 -- All that a send needs to know but the words of its conversation. The first column names the kind of a row; then come
 -- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public id ?3;
 -- ?4 to ?6 the scope; ?7 how many turns are counted that its sleeptime agents have not read, ?8 the mark of what began
--- none. A tree goes on from its newest active exchange, with the pending edits.
+-- none. A tree goes on from its newest active exchange, with the pending edits. (The order of the counted turns leads
+-- PostgreSQL to the index of the agent's exchanges; without it, it reads the exchanges of all agents.)
 WITH c AS (
     SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
     UNION ALL SELECT id, uid, key, rev, tip FROM conversations
@@ -51,7 +52,7 @@ SELECT 'reader', r.reader, (SELECT count(*) FROM (
         SELECT 1 AS one FROM exchanges e
         WHERE e.agent = ?1 AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?8
         AND NOT EXISTS (SELECT 1 FROM run_steps s
-            WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?7) t),
+            WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) ORDER BY e.seq LIMIT ?7) t),
     CASE WHEN (SELECT x.state FROM runs x
         WHERE x.agent = r.reader ORDER BY x.id DESC LIMIT 1) IN ('created', 'running') THEN 1
          ELSE 0 END, NULL, NULL, NULL, NULL, NULL, NULL, NULL

@@ -103,6 +103,8 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
         ("exchanges.sql", "pool_conversation"),
         ("shown_exchanges.sql", "shown_at"),
         ("shown_exchanges.sql", "shown_unindexed"),
+        ("stored_paths.sql", "head"),
+        ("readers.sql", "of_memories"),
     ],
 )
 async def test_a_conversation_of_a_long_memory_is_found_by_index(memories: str, file: str, name: str) -> None:
