@@ -222,29 +222,11 @@ def read_default(default: ast.expr) -> dict[str, Any]:
     """Returns the `default` of a schema; {} for a default that JSON cannot express."""
     try:
         value = ast.literal_eval(default)
+        # A tuple is read back as a list, and an infinity as null.
+        is_json = orjson.loads(orjson.dumps(value)) == value
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return {}
-    return {"default": value} if _is_json(value) and _is_writable(value) else {}
-
-
-def _is_json(value: object) -> bool:
-    """Returns whether JSON can express a value."""
-    if isinstance(value, list):
-        return all(map(_is_json, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
-    if isinstance(value, float):
-        return value == value and abs(value) != float("inf")
-    return value is None or isinstance(value, str | int)
-
-
-def _is_writable(value: object) -> bool:
-    """Returns whether a value can be stored as JSON: it has no surrogates, and numbers of at most 64 bits."""
-    try:
-        orjson.dumps(value)
-    except TypeError:
-        return False
-    return True
+    return {"default": value} if is_json else {}
 
 
 def _make_type_error(node: ast.expr) -> BadRequest:

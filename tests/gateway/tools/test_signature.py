@@ -290,7 +290,17 @@ def test_errors_name_the_line(source: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "default", ["'\\ud800'", "0x1_0000_0000_0000_0000", "{'\\udfff': 1}", "float('inf')"]
+    "default",
+    [
+        "'\\ud800'",
+        "0x1_0000_0000_0000_0000",
+        "{'\\udfff': 1}",
+        "float('inf')",
+        "1e999",
+        "[(1,)]",
+        "{1: 2}",
+        "b''",
+    ],
 )
 def test_a_default_that_json_cannot_say_is_left_to_the_function(default: str) -> None:
     (x,) = make_schema(f"def f(x: Any = {default}):{DOC}")["parameters"]["properties"].values()
