@@ -45,6 +45,8 @@ class TypeSchemas:
         self._line_offsets = line_offsets
         # The annotated fields of the classes that were read so far, by class.
         self._fields: dict[str, dict[str, ast.AnnAssign]] = {}
+        # The fields of those that an object may lack.
+        self._optional_fields: set[ast.AnnAssign] = set()
         # The classes that are being written out, outermost first.
         self._open_classes: list[str] = []
         # The number of characters of fields that may still be written out. A class is written out at each use, since
@@ -122,10 +124,10 @@ class TypeSchemas:
             properties[field_name] = self.make_schema(annotated.annotation)
             if field.description is not None:
                 properties[field_name]["description"] = field.description
-            if field.default is None:
-                required.append(field_name)
-            else:
+            if field.default is not None:
                 properties[field_name] |= read_default(field.default)
+            elif annotated not in self._optional_fields:
+                required.append(field_name)
         self._open_classes.pop()
         return {"type": "object", "properties": properties, "required": required}
 
@@ -136,14 +138,18 @@ class TypeSchemas:
         fields = self._fields[name] = {}
         for base in reversed(self._classes[name].bases):
             fields |= self._find_fields(_get_last_name(base))
+        is_total = not any(
+            keyword.arg == "total" and ast.unparse(keyword.value) == "False"
+            for keyword in self._classes[name].keywords
+        )
         for statement in self._classes[name].body:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                is_of_class = (
-                    isinstance(statement.annotation, ast.Subscript)
-                    and _get_last_name(statement.annotation.value) == "ClassVar"
-                )
-                if not is_of_class and not statement.target.id.startswith("_"):
+                annotation = statement.annotation
+                qualifier = _get_last_name(annotation.value) if isinstance(annotation, ast.Subscript) else ""
+                if qualifier != "ClassVar" and not statement.target.id.startswith("_"):
                     fields[statement.target.id] = statement
+                    if qualifier == "NotRequired" or (not is_total and qualifier != "Required"):
+                        self._optional_fields.add(statement)
         return fields
 
     def _measure_field(self, node: ast.AnnAssign) -> int:
@@ -170,7 +176,7 @@ def _find_members(node: ast.expr) -> Sequence[ast.expr] | None:
             return [*arguments, ast.copy_location(ast.Constant(None), node)]
         if name == "Union" and arguments:
             return arguments
-        if name == "Annotated" and arguments:
+        if name in ("Annotated", "NotRequired", "Required", "ReadOnly") and arguments:
             return arguments[:1]
     return None
 

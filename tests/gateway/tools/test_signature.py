@@ -335,6 +335,34 @@ def sell(order: Order):
 """
 
 
+TYPED_DICTS = """
+class Place(TypedDict):
+    city: str
+    street: NotRequired[str]
+
+class Order(Place, total=False):
+    sku: Required[ReadOnly[str]]
+    count: int
+
+def sell(order: Order):
+    \"""Sell.
+
+    Args:
+        order: What is sold.
+    \"""
+"""
+
+
+def test_an_object_may_lack_what_its_typed_dict_does_not_require() -> None:
+    text = {"type": "string"}
+    assert make_schema(TYPED_DICTS)["parameters"]["properties"]["order"] == {
+        "type": "object",
+        "properties": {"city": text, "street": text, "sku": text, "count": {"type": "integer"}},
+        "required": ["city", "sku"],
+        "description": "What is sold.",
+    }
+
+
 def test_a_class_of_the_source_says_what_an_object_has() -> None:
     item = {
         "sku": {"type": "string", "description": "The number."},
