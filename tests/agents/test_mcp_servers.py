@@ -124,7 +124,7 @@ async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: List
     listing.tools = None
     with pytest.raises(BadRequest, match="cannot be asked: it could not be reached"):
         await servers.create(PROJECT, "calc", SERVER)
-    assert await servers.list(PROJECT, Page(0, 10**9, 10)) == []
+    assert await servers.list_page(PROJECT, Page(0, 10**9, 10)) == []
 
 
 async def test_another_project_has_none_of_it(servers: McpRegistry, listing: Listing) -> None:

@@ -175,7 +175,7 @@ async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Reg
             await registry.create(PROJECT, broken)
     with pytest.raises(Conflict, match="'helper' is a profile"):
         await registry.create(PROJECT, new("helper"))
-    assert [a.definition.name for a in await registry.list(PROJECT, AgentFilter(), Page())] == ["ann"]
+    assert [a.definition.name for a in await registry.list_page(PROJECT, AgentFilter(), Page())] == ["ann"]
     assert len((await registry.create(PROJECT, NewAgent(AgentDefinition("react_agent")))).definition.name) > 6
 
 
@@ -439,10 +439,10 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
                 PROJECT, new(own_blocks=[BlockDraft(HUMAN, {})], tool_names=["mine"], tags=["a"])
             )
         statements.clear()
-        assert len(await registry.list(PROJECT, AgentFilter(), Page())) == size
+        assert len(await registry.list_page(PROJECT, AgentFilter(), Page())) == size
         counts.add(len([each for each in statements if "sqlite_master" not in each]))
     assert counts == {9}, "agents, tags, tools, what they are, folders, identities, blocks, runs, readers"
-    uid = (await registry.list(PROJECT, AgentFilter(), Page()))[0].agent.uid
+    uid = (await registry.list_page(PROJECT, AgentFilter(), Page()))[0].agent.uid
     await registry.resolver.resolve(PROJECT, ids.make_id("agent", uid))
     await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is cached beyond a change
     statements.clear()

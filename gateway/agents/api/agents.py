@@ -47,7 +47,7 @@ class AgentRoutes:
         """List agents, users' memories among them."""
         agent_filter = replace(_make_filter(query), order=query.sorting)
         page = read_page_at(query, partial(read_uid, "agent"))
-        views = await self._api.registry.list(request.project, agent_filter, page)
+        views = await self._api.registry.list_page(request.project, agent_filter, page)
         return await self._api.agents.make_json(views)
 
     async def count(self, request: ApiRequest, query: AgentsQuery) -> int:

@@ -112,7 +112,7 @@ class McpServerRoutes:
     async def list_servers(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
         page: Page[int] = Page(limit=_MAX_SERVERS, newest_first=False)
-        return [_render_server(server) for server in await self._servers.list(request.project, page)]
+        return [_render_server(server) for server in await self._servers.list_page(request.project, page)]
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:
         """Name an MCP server, and make its tools."""

@@ -165,7 +165,9 @@ class Registry:
         (view,) = await self._views.load([await self._store.defined_agents.get(project, uid)])
         return view
 
-    async def list(self, project: str, agent_filter: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
+    async def list_page(
+        self, project: str, agent_filter: AgentFilter, page: Page[str]
+    ) -> Sequence[AgentView]:
         """Returns a page of agents. page: the page, with uids as cursors."""
         return await self._views.load(await self._store.defined_agents.list_page(project, agent_filter, page))
 
@@ -183,7 +185,7 @@ class Registry:
             self.check_name(edit.name)
         tools: Sequence[int] | None = None
         if edit.tools is not None:
-            tools = [number_tool(await self.tools.get(project, uid)) for uid in edit.tools]
+            tools = [number_tool(await self.tools.get(project, tool_uid)) for tool_uid in edit.tools]
         folders = await self._find_rows(project, DefinitionKind.FOLDER, edit.folders)
         identities = await self._find_rows(project, DefinitionKind.IDENTITY, edit.identities)
 
@@ -243,9 +245,8 @@ class Registry:
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent. At once no caller finds it any more, and then its memory is forgotten."""
         entry = await self._store.defined_agents.get(project, uid)
-        for primary in await self._store.defined_agents.load_entries(
-            await self._store.readers.load_read_by(entry.agent.id)
-        ):
+        read_rows = await self._store.readers.load_read_by(entry.agent.id)
+        for primary in await self._store.defined_agents.load_entries(read_rows):
             await self.sleeptime_agents.detach(primary, uid)
         forgetting = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
         self._cache.clear()
