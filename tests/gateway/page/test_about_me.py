@@ -398,6 +398,9 @@ def test_a_person_takes_everything_along(world: World) -> None:
     text = file.body.decode()
     assert "x" * 200_000 in text
     assert "A second conversation." in text
+    # Several printed copies were alike, and it said that it has everything.
+    assert "stored for alice: " in plain(text)
+    assert "Only the file for other programs (JSON) has earlier versions of notes" in plain(text)
     assert text.count("<h2>Conversation of") == 2
     assert text.count("<html") == text.count("</html>") == 1
     assert "<script" not in text
