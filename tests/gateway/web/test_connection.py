@@ -73,7 +73,8 @@ def test_a_head_that_began_after_another_request_is_bounded_as_well(
     upstream: StrictUpstream,
 ) -> None:
     with (
-        serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=SHORT_S)) as gateway,
+        # The first head has this time, too.
+        serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=4 * SHORT_S)) as gateway,
         gateway.connect() as client,
     ):
         client.send(sized(HELLO) + b"POST / HT")
@@ -116,10 +117,11 @@ def test_connections_are_refused_before_the_last_file_descriptor_is_taken(
     upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("gateway.web.server.resource.getrlimit", lambda _: (4, 4))  # 0 to 3, which are taken
-    monkeypatch.setattr("gateway.web.uvicorn_protocol._REFUSED_HEAD_S", SHORT_S)
     with serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=2 * PATIENCE_S)) as gateway:
-        with gateway.connect() as client:
-            assert client.is_closed()  # it sends no request
+        with monkeypatch.context() as patch:
+            patch.setattr("gateway.web.uvicorn_protocol._REFUSED_HEAD_S", SHORT_S)
+            with gateway.connect() as client:
+                assert client.is_closed()  # it sends no request
         with gateway.connect() as client:
             client.send(sized(HELLO) * 2)
             reply = client.read_reply()
