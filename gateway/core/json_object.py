@@ -11,6 +11,9 @@ import orjson
 from adapters.types import Json
 
 _MEMBERS_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+# The end of a key as Python's `json` writes it and orjson never does. It is looked for in the beginning of a text.
+_KEY_END_WITH_BLANK: Final = b'": '
+_BEGINNING_BYTES: Final = 64
 
 
 def parse_object(data: bytes | str) -> Json | None:
@@ -28,6 +31,21 @@ def read_members(data: bytes) -> dict[str, msgspec.Raw]:
     Raises: msgspec.DecodeError (ValidationError: it is no object), UnicodeDecodeError, RecursionError.
     """
     return _MEMBERS_DECODER.decode(data)
+
+
+def is_written_by_orjson(data: bytes, value: Json) -> bool:
+    """Returns whether orjson would write a value as a JSON text has it.
+
+    Such a text repeats no key, and has no integer beyond 64 bits. Most SDKs write as orjson does.
+
+    value: the value that orjson has read in the text.
+    """
+    if data.find(_KEY_END_WITH_BLANK, 0, _BEGINNING_BYTES) >= 0:
+        return False
+    try:
+        return orjson.dumps(value) == data
+    except orjson.JSONEncodeError:
+        return False
 
 
 def without_none(values: Mapping[str, Any]) -> Json:

@@ -14,7 +14,7 @@ import orjson
 from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
-from gateway.core.json_object import read_members
+from gateway.core.json_object import is_written_by_orjson, read_members
 from gateway.core.lenient import as_list
 from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
 from gateway.core.roles import SYSTEM_ROLES
@@ -204,9 +204,7 @@ class BodyEdit:
 
 def _may_have_big_integer(raw: bytes, json: Json) -> bool:
     """Returns whether a body may have an integer beyond 64 bits, which orjson changes; False is certain."""
-    # Most clients write JSON exactly as orjson does, and most others put spaces into it.
-    is_compact = raw.find(b'": ', 0, 99) < 0 and orjson.dumps(json) == raw
-    return not is_compact and may_round(raw)
+    return not is_written_by_orjson(raw, json) and may_round(raw)
 
 
 def _with_raw_members(raw: bytes, json: Mapping[str, Any]) -> Json:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
-from gateway.core.json_object import parse_object
+from gateway.core.json_object import is_written_by_orjson, parse_object
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import INSTALLATION_FIELD
 from gateway.core.request.native_body import MessageThread
@@ -37,7 +37,7 @@ from gateway.dialects.messages.request_fields import (
     add_tools,
     check_context_management,
 )
-from gateway.dialects.repeated_keys import find_repeated_keys, is_written_by_orjson
+from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
