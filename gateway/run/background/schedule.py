@@ -29,11 +29,11 @@ class _Activity:
     """The turns of a memory since its last job was enqueued."""
 
     # The time at which the newest turn ended.
-    turn_at: float
-    # The messages of these turns.
-    messages: int = 0
-    # The messages of the newest turn, if this turn does not count yet.
-    uncounted: int = field(default=0, init=False)
+    last_turn_at: float
+    # The number of messages of these turns.
+    message_count: int = 0
+    # The number of messages of the newest turn, if this turn does not count yet.
+    uncounted_messages: int = field(default=0, init=False)
 
 
 @dataclass(eq=False)
@@ -47,7 +47,7 @@ class Schedule:
     # The queue of jobs.
     jobs: Jobs
     # Returns the rows of memories in the database that need such a job. The argument is the most rows.
-    find: Callable[[int], Awaitable[Sequence[int]]]
+    find_rows: Callable[[int], Awaitable[Sequence[int]]]
     # The number of messages after which a memory is due.
     every: int
     # The time without a turn after which a memory with new messages is also due.
@@ -79,22 +79,26 @@ class Schedule:
         # The entry moves to the end of the order.
         activity = self._activities.pop(agent_row, None) or _Activity(0.0)
         self._activities[agent_row] = activity
-        activity.turn_at = self.now()
-        # The messages that count from now on: with `leaves_out_last`, those of the turn before. If this process has not
-        # stored that turn, this turn's number is a guess.
-        counted_messages = (activity.uncounted or messages) if self.leaves_out_last else messages
-        activity.uncounted = messages if self.leaves_out_last else 0
-        activity.messages += messages
-        every = every or self.every
-        if seq is not None:
-            end = seq + messages - activity.uncounted
-            is_due = end // every > max(0, end - counted_messages) // every
-        else:
-            is_due = activity.messages - activity.uncounted >= every
-        if is_due:
+        activity.last_turn_at = self.now()
+        if self._count_turn(activity, messages, every or self.every, seq):
             self._due_rows.add(agent_row)
         if self._due_rows or self.task.sleeps_until_woken:
             self.task.wake()
+
+    def _count_turn(self, activity: _Activity, messages: int, every: int, seq: int | None) -> bool:
+        """Counts the messages of a turn, or of the turn before. Returns whether the memory is due now.
+
+        The parameters are those of `add`.
+        """
+        # The messages that count from now on: with `leaves_out_last`, those of the turn before. If this process has not
+        # stored that turn, this turn's number is a guess.
+        counted_messages = (activity.uncounted_messages or messages) if self.leaves_out_last else messages
+        activity.uncounted_messages = messages if self.leaves_out_last else 0
+        activity.message_count += messages
+        if seq is None:
+            return activity.message_count - activity.uncounted_messages >= every
+        end = seq + messages - activity.uncounted_messages
+        return end // every > max(0, end - counted_messages) // every
 
     def enqueue_now(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due, however many messages they have."""
@@ -104,7 +108,7 @@ class Schedule:
     def enqueue_when_idle(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due once they are idle."""
         for agent_row in agent_rows:
-            self._activities.setdefault(agent_row, _Activity(self.now(), messages=1))
+            self._activities.setdefault(agent_row, _Activity(self.now(), message_count=1))
         self.task.wake()
 
     async def recover(self) -> None:
@@ -113,7 +117,7 @@ class Schedule:
         A memory with a turn that is under way is left to the process that answers it. The first call also takes
         memories with a job that has failed for good, since its cause may be gone.
         """
-        unfinished = await self.find(_MAX_MEMORIES_AT_ONCE)
+        unfinished = await self.find_rows(_MAX_MEMORIES_AT_ONCE)
         if self._has_recovered:
             self.enqueue_now(await self.jobs.find_idle(self.kind, unfinished, self.now() - self.idle_s))
         else:
@@ -129,8 +133,8 @@ class Schedule:
             # The memory's count restarts before the job is enqueued: a turn that ends meanwhile may come too late for
             # this job, so it has to count for the next one.
             agent_row = self._due_rows.pop()
-            if agent_row in self._activities:
-                self._activities[agent_row].messages = self._activities[agent_row].uncounted
+            if (activity := self._activities.get(agent_row)) is not None:
+                activity.message_count = activity.uncounted_messages
             try:
                 await self._enqueue(agent_row)
             except BaseException:
@@ -139,7 +143,9 @@ class Schedule:
         if self._due_rows:
             return MIN_PAUSE_S
         most_idle = next(iter(self._activities.values()), None)
-        return None if most_idle is None else max(MIN_PAUSE_S, most_idle.turn_at + self.idle_s - self.now())
+        return (
+            None if most_idle is None else max(MIN_PAUSE_S, most_idle.last_turn_at + self.idle_s - self.now())
+        )
 
     def _make_idle_due(self) -> None:
         """Makes the memories due that are idle and have new messages."""
@@ -147,10 +153,10 @@ class Schedule:
         while self._activities:
             agent_row, activity = next(iter(self._activities.items()))
             # A turn that is as far in the future counts as idle, too: the clock may have been set back.
-            if abs(now - activity.turn_at) < self.idle_s:
+            if abs(now - activity.last_turn_at) < self.idle_s:
                 break
             del self._activities[agent_row]
-            if activity.messages:
+            if activity.message_count:
                 self._due_rows.add(agent_row)
 
     async def _enqueue(self, agent_row: int) -> None:
