@@ -18,7 +18,7 @@ from gateway.agents.api.tool_json import render_tool
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.agent_models import find_context_window
 from gateway.agents.registry.agent_views import AgentView
-from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
+from gateway.agents.runs.compact_conversation import ASSUMED_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import make_system_id
 from gateway.agents.wire.message import Showing
@@ -140,7 +140,7 @@ def _render_llm(definition: AgentDefinition, model: str, window: int | None) -> 
         "model_endpoint": None,
         "provider_name": upstream or None,
         "provider_category": "base",
-        "context_window": definition.context_window or window or UNKNOWN_WINDOW,
+        "context_window": definition.context_window or window or ASSUMED_WINDOW,
         "temperature": sampling.get("temperature"),
         "max_tokens": sampling.get("max_tokens"),
         "reasoning_effort": sampling.get("reasoning_effort"),
@@ -158,15 +158,15 @@ def _render_settings(definition: AgentDefinition, model: str) -> dict[str, Any]:
     has the value that was sent. A null means that the model's own value holds. Letta's settings have the reasoning
     effort in two forms: Anthropic's as a text, `effort`, and OpenAI's as an object, `reasoning`.
     """
-    stored = definition.retained.get("model_settings", {})
-    settings = {name: value for name, value in stored.items() if name not in SETTINGS_TYPES}
-    settings["provider_type"] = stored.get("provider_type") or choose_provider_type(model)
+    stored_settings = definition.retained.get("model_settings", {})
+    settings = {name: value for name, value in stored_settings.items() if name not in SETTINGS_TYPES}
+    settings["provider_type"] = stored_settings.get("provider_type") or choose_provider_type(model)
     for name, sampling_name in SAMPLING_SETTINGS.items():
         value = definition.sampling.get(sampling_name)
         if value is not None or name in _COMMON_SETTINGS:
             settings[name] = value
     effort = definition.sampling.get("reasoning_effort")
-    if "effort" in stored or settings["provider_type"] == "anthropic":
+    if "effort" in stored_settings or settings["provider_type"] == "anthropic":
         settings["effort"] = effort
     else:
         settings["reasoning"] = None if effort is None else {"reasoning_effort": effort}
@@ -179,15 +179,17 @@ async def render_agents(
     """Returns the JSON of agents, with the ids of messages and the waiting calls of each. Raises: StoreError."""
     agents = [view.agent for view in views]
     numbers = await AgentMessages(store, now).list_numbers_by_agent(agents)
-    waiting = await store.runs.load_waiting_steps([agent.id for agent in agents], DEFAULT_CONVERSATION)
+    waiting_steps = await store.runs.load_waiting_steps([agent.id for agent in agents], DEFAULT_CONVERSATION)
     states = []
     for view, agent in zip(views, agents, strict=True):
         window_ids = (ids.make_id_with_seq("message", agent.uid, n) for n in numbers[agent.id])
         message_ids = [make_system_id(agent), *window_ids]
         window = find_context_window(settings, view.definition)
-        step = waiting.get(agent.id) or await _find_waiting_step(store, view)
-        pending = None if step is None else await _find_pending_message(store, agent, step)
-        states.append(render_agent(view, window=window, message_ids=message_ids, pending_message=pending))
+        step = waiting_steps.get(agent.id) or await _find_waiting_step(store, view)
+        pending_message = None if step is None else await _find_pending_message(store, agent, step)
+        states.append(
+            render_agent(view, window=window, message_ids=message_ids, pending_message=pending_message)
+        )
     return states
 
 

@@ -44,14 +44,14 @@ def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody])
     Raises: BadRequest for a mode in which the conversation writes its own summary.
     """
     sent_settings = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
-    merged = without_none({**stored, **sent_settings})
-    if str(merged.get("mode")).startswith("self_compact"):
+    merged_settings = without_none({**stored, **sent_settings})
+    if str(merged_settings.get("mode")).startswith("self_compact"):
         raise BadRequest(
             "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
             "'sliding_window'.",
             param="mode",
         )
-    return merged
+    return merged_settings
 
 
 async def compact_on_request(

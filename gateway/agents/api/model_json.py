@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
+from gateway.agents.runs.compact_conversation import ASSUMED_WINDOW
 
 
 def choose_provider_type(handle: str) -> str:
@@ -22,8 +22,8 @@ def render_model(handle: str, window: int | None) -> dict[str, Any]:
         "display_name": name,
         "model": name,
         "model_type": "llm",
-        "context_window": window or UNKNOWN_WINDOW,
-        "max_context_window": window or UNKNOWN_WINDOW,
+        "context_window": window or ASSUMED_WINDOW,
+        "max_context_window": window or ASSUMED_WINDOW,
         "provider_type": kind,
         "provider_name": provider or "mnemogate",
         "provider_category": "base",

@@ -217,10 +217,11 @@ class SendReply:
 
     async def _write_whole(self, reply: ClientReply, receipt: Receipt) -> None:
         """Performs the run, and writes its messages as one body. An error before the first reply has its own status."""
-        held = HeldSink(reply)
-        result = await self.api.agent_runs.send(self.run_request, RunOutput(self._begin_view, held, receipt))
+        held_sink = HeldSink(reply)
+        output = RunOutput(self._begin_view, held_sink, receipt)
+        result = await self.api.agent_runs.send(self.run_request, output)
         if result.status != 200:
-            await reply.send_body(result.status, held.headers, bytes(held.body))
+            await reply.send_body(result.status, held_sink.headers, bytes(held_sink.body))
             return
         with reply.cancel_on_leave():
             messages = await self._render_messages(result)

@@ -22,7 +22,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.upstream.route import make_agent_route
 
 # The size of a model's window in tokens that is assumed if the settings do not have it.
-UNKNOWN_WINDOW = 128_000
+ASSUMED_WINDOW = 128_000
 
 
 class CompactedConversation(Struct, frozen=True):
@@ -68,7 +68,7 @@ async def compact_conversation(
             conversation,
             options,
             fallback=partial(make_agent_route, compactor.settings, run_request.spec),
-            max_tokens=limit_summary(prompt_before.target.context_window or UNKNOWN_WINDOW),
+            max_tokens=limit_summary(prompt_before.target.context_window or ASSUMED_WINDOW),
             admit=partial(agent_runs.admit_call, receipt),
         )
         prompt_after = await agent_runs.preview(run_request)

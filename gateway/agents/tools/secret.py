@@ -61,12 +61,12 @@ class SecretCipher:
         if self._key is None:
             raise SecretFault(_NO_KEY)
         aes = await self._get_cipher(self._key)
-        encrypted = {}
+        stored_values = {}
         for name, value in values.items():
             nonce = os.urandom(_NONCE_BYTES)
             data = aes.encrypt(nonce, value.encode(), _make_associated_data(project, uid, name))
-            encrypted[name] = _FORM + b64encode(nonce + data).decode()
-        return encrypted
+            stored_values[name] = _FORM + b64encode(nonce + data).decode()
+        return stored_values
 
     async def decrypt(self, server: Definition, values: Mapping[str, str]) -> dict[str, str]:
         """Returns secrets in plain text, by their fields.
