@@ -125,7 +125,7 @@ WHERE agent IN ({seers})
 
 -- name: wipe_exchanges
 -- Erases a page of the exchanges of a memory that is gone.
-{erase_exchanges} WHERE +agent = ?1 AND id IN (SELECT id FROM exchanges WHERE agent = ?1 LIMIT ?2)
+{erase_exchanges} WHERE +agent = ?1 AND id IN (SELECT id FROM exchanges WHERE agent = ?1 ORDER BY seq LIMIT ?2)
 
 -- name: wipe_snapshots (sqlite)
 -- Empties a page of the memory sections of a memory that is gone.
@@ -172,7 +172,8 @@ DELETE FROM blocks WHERE agent IS NULL AND project = ?
 
 -- name: wipe_conversations
 -- Deletes a page of conversations, which hold no text.
-DELETE FROM conversations WHERE id IN (SELECT id FROM conversations WHERE agent = ? LIMIT ?)
+DELETE FROM conversations
+WHERE +agent = ?1 AND id IN (SELECT id FROM conversations WHERE agent = ?1 ORDER BY key LIMIT ?2)
 
 -- name: wipe_forks
 -- Deletes where a memory's forks begin.

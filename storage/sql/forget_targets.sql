@@ -22,8 +22,10 @@ SELECT CAST(coalesce(sum(e.messages), 0) AS BIGINT) FROM exchanges e WHERE e.con
 -- name: agents_before
 -- Reads a page of the memories of a project in which nothing is being forgotten, and whether each holds something too
 -- old. ?2: the time before which something is too old; ?5: the same where a run is open, which a forgetting would end.
-SELECT a.id, CASE WHEN EXISTS (SELECT 1 FROM exchanges e
-        WHERE e.agent = a.id AND e.state <> 'forgotten' AND coalesce(e.ended, e.stopped, e.begun) < a.oldest)
+-- (The order of the exchanges leads PostgreSQL to their index; for EXISTS it reads the exchanges of all memories.)
+SELECT a.id, CASE WHEN (SELECT 1 FROM exchanges e
+        WHERE e.agent = a.id AND e.state <> 'forgotten' AND coalesce(e.ended, e.stopped, e.begun) < a.oldest
+        ORDER BY e.seq LIMIT 1) IS NOT NULL
     OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < a.oldest)
     OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = a.id AND f.valid_from < a.oldest)
     OR EXISTS (SELECT 1 FROM files f WHERE f.memory = a.id AND f.created < a.oldest)

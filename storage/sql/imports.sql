@@ -69,7 +69,7 @@ WHERE m.what = ?2 AND i.agent = ?1 AND m.id {in:3:BIGINT:64}
 
 -- name: next_unlearned
 -- Returns a row if a reader has something to read after a number.
-SELECT 1 FROM exchanges e WHERE e.agent = ?1 AND e.seq > ?2 AND {learnable} LIMIT 1
+SELECT 1 FROM exchanges e WHERE e.agent = ?1 AND e.seq > ?2 AND {learnable} ORDER BY e.seq LIMIT 1
 
 -- name: readers_of
 -- Reads the readers of a memory, and how far each has come.

@@ -147,7 +147,7 @@ FROM agents WHERE id = ?
 
 -- name: is_empty
 -- Returns whether a memory may be replaced: it has no message, passage or fact, and no block was written.
-SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
+SELECT (SELECT id FROM conversations WHERE agent = ?1 ORDER BY key LIMIT 1) IS NULL
    AND NOT EXISTS (SELECT 1 FROM passages WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM facts WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM blocks WHERE agent = ?1 AND version > 1)

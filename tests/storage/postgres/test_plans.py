@@ -119,6 +119,24 @@ async def test_a_conversation_of_a_long_memory_is_found_by_index(memories: str, 
     assert any("using exchanges" in line or "Bitmap Index Scan" in line for line, _ in steps)
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("forget_targets.sql", "agents_before"),
+        ("erase.sql", "wipe_exchanges"),
+        ("imports.sql", "next_unlearned"),
+        ("transfer.sql", "is_empty"),
+    ],
+)
+async def test_the_first_row_of_a_memory_is_found_without_those_of_other_memories(
+    memories: str, file: str, name: str
+) -> None:
+    """A memory is taken for large (`n_distinct`), so that a scan of all memories seems to find such a row at once."""
+    async with connect(memories) as connection:
+        plan = await explain(connection, load(file)[name].postgres)
+    assert not [line for line in plan if re.search("Seq Scan on (exchanges|conversations) ", line)], plan
+
+
 @pytest.mark.parametrize("name", ["select_erased", "edit_of_call", "edit_of_call_erase"])
 async def test_a_forgetting_finds_the_turns_that_a_block_came_from_by_index(memories: str, name: str) -> None:
     """Of whatever memory they are, and whatever all memories have."""
