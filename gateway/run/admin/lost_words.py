@@ -15,10 +15,10 @@ from gateway.core.words import list_folded_words
 from gateway.errors import UnknownId
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_records import FactRecord
+from gateway.run.admin.memory_records import BlockRecord, FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.request_records import HitRecord
-from gateway.run.admin.texts_with_words import TextWithWords
+from gateway.run.admin.texts_with_words import BlockWithWords, TextWithWords, find_blocks_with
 from gateway.run.admin.word_counts import MAX_WORDS_ALONE, Remaining, WordCounts, list_all_but_one
 from storage.records import Agent, Fact
 from storage.search.text_words import has_words, list_distinctive_lost_words, list_uncommon_words
@@ -26,6 +26,8 @@ from storage.search.text_words import has_words, list_distinctive_lost_words, li
 # If a text has lost at most this many words, each of them alone can make another text wrong: "Lives in Porto with her
 # mother". Not measured.
 _FEW_LOST_WORDS = 2
+# The most lost words that are looked for in blocks, one by one. Chosen: more than a sentence has.
+_MAX_BLOCK_WORDS = 20
 # The number of the newest true facts that show which words most facts have.
 _COMPARED_FACTS = 100
 # With fewer facts, no word counts as a word of most facts. Not measured: two of three facts may share a word by chance.
@@ -101,6 +103,7 @@ class LostWords(Struct, frozen=True):
 
         Texts with all lost words of one of the old texts are counted. If there are none, texts with any one of the
         words are counted, for old texts that have lost few: one word of a whole sentence shows nothing of the rest.
+        Otherwise blocks with one of the words are counted: they are few, and each reply is shown them.
 
         old_texts: the text before the last correction, the text before the correction before it, and so on.
         new_text: the text after the last correction.
@@ -116,10 +119,12 @@ class LostWords(Struct, frozen=True):
         with_all_words = await self.word_counts.count(agent, blocks, whole_queries)
         few_words = [words for words in lost_words if len(words) <= _FEW_LOST_WORDS]
         single_words = list(dict.fromkeys(word for words in few_words for word in words))[:MAX_WORDS_ALONE]
-        if with_all_words is None or with_all_words.total or single_words in ([], whole_queries):
+        if with_all_words is None or with_all_words.total:
             return with_all_words
-        with_one_word = await self.word_counts.count(agent, blocks, single_words)
-        return with_one_word and await self._mark_new_words(agent, with_one_word, new_text)
+        if single_words not in ([], whole_queries):
+            with_one_word = await self.word_counts.count(agent, blocks, single_words)
+            return with_one_word and await self._mark_new_words(agent, with_one_word, new_text)
+        return await _find_blocks_with_one(blocks, lost_words) or with_all_words
 
     async def count_with_distinctive_words(
         self, project: str | None, uid: str, old_text: str, corrected: int | str
@@ -181,6 +186,23 @@ class LostWords(Struct, frozen=True):
                 [word for word in words if not _is_usual_word(word, facts)] or words for words in lost_words
             ]
         )
+
+
+async def _find_blocks_with_one(
+    blocks: Sequence[BlockRecord], lost_words: Sequence[Sequence[str]]
+) -> Remaining | None:
+    """Returns the blocks with one of some lost words; None: there are no such blocks."""
+    words = list(dict.fromkeys(word for words in lost_words for word in words))[:_MAX_BLOCK_WORDS]
+    found_blocks: dict[str, BlockWithWords] = {}
+    found_words: list[str] = []
+    for word in words:
+        with_word = await find_blocks_with(blocks, word)
+        if with_word:
+            found_words.append(word)
+            found_blocks = {block.label: block for block in with_word} | found_blocks
+    if not found_blocks:
+        return None
+    return Remaining(tuple(found_words), {}, has_more=False, items=(), blocks=tuple(found_blocks.values()))
 
 
 async def has_lost_words(query: str, old_text: str, new_text: str) -> bool:

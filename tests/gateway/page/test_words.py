@@ -268,7 +268,7 @@ def test_an_undo_shows_where_its_words_are_and_does_not_call_them_wrong(operator
     # Whoever takes the undo back brings back what was written by hand, and the words are wrong again.
     again = operator.twin(f"{memory}/f/{new}/correct", {"text": "My sister is Anu.", "undo": True})["seq"]
     shown = page(operator, f"{memory}/f/{again}")
-    assert ">The old words<" in shown
+    assert "Where the old words still are 1 block still says “allergic” or “peanuts”." in plain(shown)
     assert "Done: what fact " in shown
     assert ">Undo the correction</button>" in shown
 
@@ -1960,3 +1960,17 @@ def test_facts_that_are_no_longer_true_are_forgotten_at_once(operator: Operator)
     assert {each["seq"] for each in preview["texts"]} == {first, second}
     assert operator.twin(f"{memory}/forget?{query}", {"confirm": preview["confirm"]})["done"]
     assert operator.twin(f"{memory}/words?q=peanuts")["ended"] == []
+
+
+def test_a_correction_of_a_whole_sentence_lists_a_block_with_one_of_its_words(operator: Operator) -> None:
+    """It said that nothing has all of the words, and each reply was told the block."""
+    agent = speak(operator.world, "Hello.")
+    block = f"m/{agent.uid}/b/human"
+    operator.twin(block, {"value": "Sons: Max, Leo.", "version": 1})
+    seq = operator.twin(f"m/{agent.uid}/facts", {"text": "Has two sons and a red car."})["seq"]
+    new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Has a daughter."})["seq"]
+    shown = plain(page(operator, f"m/{agent.uid}/f/{new}"))
+    assert "Where the old words still are 1 block still says “sons”." in shown
+    operator.twin(block, {"value": "Daughter: Ida.", "version": 2})
+    shown = plain(page(operator, f"m/{agent.uid}/f/{new}"))
+    assert "Nothing that a reply can be told has all of the words “two” + “sons” + “red” + “car”" in shown
