@@ -59,12 +59,14 @@ _FILES = (
 
 
 class _Command(click.Command):
-    """A command that shows its usage alike in help texts and in errors.
-
-    reads_settings: True if the command takes the options that name the settings file and the database.
-    """
+    """A command that shows its usage alike in help texts and in errors."""
 
     def __init__(self, *args: Any, reads_settings: bool = True, **kwargs: Any) -> None:
+        """Makes the command.
+
+        args, kwargs: the arguments of `click.Command`.
+        reads_settings: True if the command takes the options that name the settings file and the database.
+        """
         super().__init__(*args, **kwargs)
         self.params[:0] = _FILES if reads_settings else ()
 
@@ -142,7 +144,7 @@ def add_memory_options(function: _Function) -> _Function:
 def read_seconds(text: str) -> int:
     """Returns the seconds of a time such as 90d, 12h, 30m or 10s. Raises: click.BadParameter."""
     unit = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}.get(text[-1:])
-    if unit is None or not text[:-1].isdigit() or len(text) > 9:
+    if unit is None or not text[:-1].isdecimal() or len(text) > 9:
         raise click.BadParameter(f"expected a time such as 90d, 12h, 30m or 10s, saw {text!r}")
     seconds = int(text[:-1]) * unit
     if seconds > _CENTURY_S:

@@ -35,7 +35,8 @@ class Neighbours:
     ) -> None:
         """Finds the neighbours that are not known.
 
-        previous_distance, flags: the fields of `DocumentRow`, by row.
+        previous_distance: the field of `DocumentRow`, by row.
+        flags: the field of `DocumentRow`, by row.
         is_empty: True if no row has a document.
         """
         row_count = len(flags)
@@ -60,16 +61,16 @@ class Neighbours:
         if len(changed_rows := (later[:first_row] >= first_row).nonzero()[0]):
             later[changed_rows] = -1
             start = int(changed_rows[0])
-            row = (earlier[start:first_row] >= 0).nonzero()[0] + start
-            later[earlier[row]] = row
+            rows = (earlier[start:first_row] >= 0).nonzero()[0] + start
+            later[earlier[rows]] = rows
         distances = np.asarray(previous_distance)
         all_flags = np.asarray(flags)
-        row = ((distances[first_row:] > 0) & (all_flags[first_row:] > 0)).nonzero()[0] + first_row
+        rows = ((distances[first_row:] > 0) & (all_flags[first_row:] > 0)).nonzero()[0] + first_row
         if chunk_rows.is_gapless:
-            earlier_row = np.maximum(row - distances[row], -1)
+            earlier_rows = np.maximum(rows - distances[rows], -1)
         else:
-            seqs = np.array(chunk_rows.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
-            earlier_row = chunk_rows.find_rows(seqs - distances[row])
-        is_there = (earlier_row >= 0) & (all_flags[earlier_row] > 0)
-        earlier[row[is_there]] = earlier_row[is_there]
-        later[earlier_row[is_there]] = row[is_there]
+            seqs = np.array(chunk_rows.chunks, np.int64)[rows // CHUNK] * CHUNK + rows % CHUNK
+            earlier_rows = chunk_rows.find_rows(seqs - distances[rows])
+        is_there = (earlier_rows >= 0) & (all_flags[earlier_rows] > 0)
+        earlier[rows[is_there]] = earlier_rows[is_there]
+        later[earlier_rows[is_there]] = rows[is_there]

@@ -24,6 +24,7 @@ class ConversationLines(NamedTuple):
     """The lines of one or more conversations."""
 
     # The lines of an export, as JSON.
+    # The lines, each conversation before its exchanges.
     lines: list[dict[str, Any]]
     # The number after the number of the last message.
     next_seq: int
