@@ -150,8 +150,8 @@ class World:
         async def work() -> None:
             background = self.gateway.app.services.background
             assert background is not None
-            for agent in await self.store.search_index.find_lagging_agents(0, 100):
-                background.indexing.add(agent, None)
+            for agent_id in await self.store.search_index.find_lagging_agents(0, 100):
+                background.indexing.add(agent_id, None)
                 await background.indexing.perform_due()
             await background.maintenance.perform_due()
 
@@ -224,9 +224,9 @@ class World:
         self.settle()
 
         async def read() -> Block:
-            agent = await self.store.agents.find(Scope(project, profile, f"user:{user}"))
-            assert agent is not None
-            return next(b for b in await self.store.blocks.load(agent.id) if b.label == label)
+            stored_agent = await self.store.agents.find(Scope(project, profile, f"user:{user}"))
+            assert stored_agent is not None
+            return next(b for b in await self.store.blocks.load(stored_agent.id) if b.label == label)
 
         return self.gateway.call(read())
 

@@ -85,11 +85,11 @@ class Learner:
         self, user: str = "alice", *, includes_ended: bool = False, profile: str = "default"
     ) -> list[Fact]:
         async def read() -> list[Fact]:
-            agent = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
+            stored_agent = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
             return (
                 []
-                if agent is None
-                else await self.world.store.facts.list_page(agent.id, includes_ended=includes_ended)
+                if stored_agent is None
+                else await self.world.store.facts.list_page(stored_agent.id, includes_ended=includes_ended)
             )
 
         return self.world.gateway.call(read())

@@ -260,9 +260,8 @@ class Agents(Dialect):
         return str(reply.json["id"])
 
     def read_block(self, client: Client) -> str:
-        agent = client.agents["alice"]
-        found = client.world.gateway.ask("GET", f"{self.path}{agent}/core-memory/blocks/human", b"", {})
-        return str(found.json["value"])
+        path = f"{self.path}{client.agents['alice']}/core-memory/blocks/human"
+        return str(client.world.gateway.ask("GET", path, b"", {}).json["value"])
 
     def make_body(self, transcript: Transcript, **options: Any) -> Json:
         options.pop("model", None)  # the agent has its own
