@@ -96,18 +96,18 @@ class ChatCall:
     arrived_at: float | None = None
     # The ticket of the queue in which requests in append mode arrive: it orders them until their conversation's queue
     # does. None: the request does not queue.
-    arrival: QueueTicket | None = None
+    arrival_ticket: QueueTicket | None = None
     # The value of the reply's header for memory; "": not known yet.
     memory_state: Literal[""] | MemoryState = ""
     # Is awaited if the upstream refuses the messages, before the client gets the error.
     when_refused: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
     # The request in its own dialect, if it goes upstream in its dialect whatever the endpoint is. (The `native_body` of
     # a `ChatRequest` goes only to endpoints that speak its dialect.)
-    native: NativeRequest | None = None
+    native_request: NativeRequest | None = None
     # The record of the turn, if the turn has to be stored and may go on in another process.
     record: TurnRecord | None = field(default=None, init=False)
     # The parts of the prompt that were left out because the upstream refuses them, as `x-mnemogate-adapted` names them.
-    left_out: tuple[str, ...] = field(default=(), init=False)
+    left_out_parts: tuple[str, ...] = field(default=(), init=False)
     # The number of requests that were made. A request that is only sent again counts once.
     request_count: int = field(default=0, init=False)
 
@@ -119,18 +119,21 @@ class ChatCall:
     async def make_request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request without memory: as it came, as far as the endpoint takes it."""
         self.receipt.hides_usage = False
-        if self.native is not None:
+        if self.native_request is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
-            return self._make_native_request(self.native, target, self.spec.system)
-        native = choose_native_body(self.request, endpoint)
-        if native is not None:
+            return self._make_native_request(self.native_request, target, self.spec.system)
+        native_body = choose_native_body(self.request, endpoint)
+        if native_body is not None:
             self.fill_receipt(NATIVE_FORM)
             changes = replace(
                 NO_CHANGES, is_fallback=self._is_fallback(target), changes_prefix=self.may_have_had_memory
             )
-            return self._make_native_body_request(
-                target, native.upstream_path, native.render(target.model, changes)
-            )
+            rendered = native_body.render(target.model, changes)
+            return self._make_native_body_request(target, native_body.upstream_path, rendered)
+        return await self._make_chat_request(target, endpoint)
+
+    async def _make_chat_request(self, target: Target, endpoint: Endpoint) -> ModelRequest:
+        """Returns the request as a chat completion without memory: in the client's bytes if nothing changes."""
         form = choose_endpoint_form(self.request, endpoint, target.model)
         prompt = Prompt(self.request, target, form)
         is_cut = target.context_window is not None
@@ -159,15 +162,15 @@ class ChatCall:
         offer: Offer = FREE_OFFER,
     ) -> ModelRequest:
         """Returns the request for a prompt, in the dialect of its endpoint. `render_body` has the other parameters."""
-        if self.native is not None:
+        if self.native_request is not None:
             system = prompt.section.name_tools(prompt.system, ())
-            return self._make_native_request(self.native, target, system, prompt.composition.notes)
-        native = choose_native_body(self.request, endpoint)
-        if native is None:
+            return self._make_native_request(self.native_request, target, system, prompt.composition.notes)
+        native_body = choose_native_body(self.request, endpoint)
+        if native_body is None:
             return self._make_model_request(target, render_body(prompt, hidden_rounds, budget_tokens, offer))
         changes = make_native_changes(prompt, hidden_rounds, budget_tokens, offer)
-        rendered = native.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
-        request = self._make_native_body_request(target, native.upstream_path, rendered)
+        rendered = native_body.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
+        request = self._make_native_body_request(target, native_body.upstream_path, rendered)
         return request._replace(native_first_block_index=rendered.first_block_index)
 
     def _is_fallback(self, target: Target) -> bool:
@@ -228,7 +231,7 @@ class ChatCall:
         adapted = (
             *(("developer_role",) if form.altered_messages.developer else ()),
             *(("temperature",) if form.lowers_temperature else ()),
-            *self.left_out,
+            *self.left_out_parts,
         )
         headers["x-mnemogate-adapted"] = ",".join(adapted) or None
         self.receipt.prompt = PromptFacts(max_tokens=self.request.max_tokens)
@@ -297,5 +300,5 @@ def make_native_call(
         make_view=UnseenView,
         sink=sink,
         receipt=receipt,
-        native=native,
+        native_request=native,
     )

@@ -131,15 +131,15 @@ class Chat:
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        with QueueTicket() as arrival:
-            call = await self._make_call(request, request_context, sink, receipt, make_view, arrival)
+        with QueueTicket() as arrival_ticket:
+            call = await self._make_call(request, request_context, sink, receipt, make_view, arrival_ticket)
             call.record = record
             await self.admit(call)
             scope = call.identity.scope
             if continued is not None and scope is not None and call.identity.mode in STORING_MODES:
                 await self.conversations.bind(continued.conversation, scope, call.spec)
             if call.kind is not ConversationKind.APPENDED or scope is None:
-                arrival.leave()
+                arrival_ticket.leave()
             if call.kind is ConversationKind.AGENT:
                 await self._agents.complete(call)
                 return "on"
@@ -219,11 +219,11 @@ class Chat:
         sink: Sink,
         receipt: Receipt,
         make_view: ViewFactory,
-        arrival: QueueTicket | None = None,
+        arrival_ticket: QueueTicket | None = None,
     ) -> ChatCall:
-        """Resolves a request, and returns its call. arrival: the value of `ChatCall.arrival`."""
+        """Resolves a request, and returns its call. arrival_ticket: the value of `ChatCall.arrival_ticket`."""
         arrived_at = self.keeper.now()
-        resolved = await self.resolver.resolve(request, request_context, arrival)
+        resolved = await self.resolver.resolve(request, request_context, arrival_ticket)
         identity = resolved.identity
         note_identity(receipt, identity)
         route = self.model_routes.get_requested_route(resolved)
@@ -245,7 +245,7 @@ class Chat:
             sink=sink,
             receipt=receipt,
             arrived_at=arrived_at,
-            arrival=arrival,
+            arrival_ticket=arrival_ticket,
         )
 
     async def count_prompt(

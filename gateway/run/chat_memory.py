@@ -102,7 +102,7 @@ class ChatMemory:
                 await self.keeper.check_history(call.request.memories)
             return None
         # In append mode the upstream would get the new messages alone if there were no memory.
-        is_appended = call.kind is ConversationKind.APPENDED and call.native is None
+        is_appended = call.kind is ConversationKind.APPENDED and call.native_request is None
         needs_memory = identity.mode is Mode.STRICT or is_appended or call.record is not None
         # A store that cannot be written may still be read, but then the turn would not be stored.
         if needs_memory and not (health := self.keeper.store.health).ok:
@@ -172,7 +172,7 @@ class ChatMemory:
         )
         if opens:
             # Before the wait below, since a later request may have less to wait for.
-            await keeper.enter_queue(memory_request, call.arrival)
+            await keeper.enter_queue(memory_request, call.arrival_ticket)
         assert call.identity.scope is not None  # `begin` reads no memory without it
         await self.turn_services.wait_written(call.identity.scope)
         # The time is taken again, because the turns that this request waited for were written meanwhile.

@@ -44,12 +44,12 @@ class ModelRoutes:
 
         The upstreams of the model have to take the request as it is. The request of an agent goes to its own model.
         """
-        if call.native is not None:
+        if call.native_request is not None:
             upstream = self.get_route(model).upstream
             if not self._takes_responses(upstream):
                 return False
             # The objects that a request refers to are stored at the upstream that was asked.
-            return not call.native.refers_to_stored or upstream == call.route.upstream
+            return not call.native_request.refers_to_stored or upstream == call.route.upstream
         return call.kind is not ConversationKind.AGENT and self._takes_whole(model, call.request)
 
     def _takes_whole(self, model: str, request: ChatRequest) -> bool:

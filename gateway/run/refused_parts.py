@@ -21,7 +21,7 @@ from gateway.run.memory.prompt_removals import (
     remove_stored_media,
 )
 
-# Refused content -> the parts that are left out one after the other: (name in `ChatCall.left_out`, removal).
+# Refused content -> the parts that are left out one after the other: (name in `ChatCall.left_out_parts`, removal).
 _REMOVALS: Mapping[RefusedContent, Sequence[tuple[str, Removal]]] = {
     RefusedContent.FILTERED: (
         ("memory", remove_memory_texts),
@@ -54,7 +54,7 @@ class RefusedParts:
     _answered_stripped_count: int = field(default=0, init=False)
 
     def leave_out(self, refused: RefusedContent, prompt: Prompt, rounds: Sequence[WireMessage]) -> str | None:
-        """Leaves out one more part, of the kind that is refused. Returns its name, as `ChatCall.left_out` has it.
+        """Leaves out one more part, of the kind that is refused. Returns its name, as `ChatCall.left_out_parts` has it.
 
         Returns None if the gateway has added nothing more of that kind. The parts that were left out before are sent
         again then, since they were not the cause.

@@ -88,7 +88,7 @@ class RoundRequests:
         if part is None:
             return None
         _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, part)
-        self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, part)))
+        self.call.left_out_parts = tuple(dict.fromkeys((*self.call.left_out_parts, part)))
         self._fill_receipt(self.refused_parts.without(self.prompt))
         return await self.make(target, endpoint)
 
@@ -99,7 +99,7 @@ class RoundRequests:
         """
         call, prompt, endpoint = self.call, self._sent_prompt, self.endpoint
         speaks_chat = endpoint is not None and not endpoint.provider.capabilities.speaks_messages
-        if prompt is None or not speaks_chat or call.native is not None or call.request.is_translated:
+        if prompt is None or not speaks_chat or call.native_request is not None or call.request.is_translated:
             return error
         return with_message_indexes(error, list_message_origins(prompt))
 

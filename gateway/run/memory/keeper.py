@@ -126,7 +126,7 @@ class MemoryKeeper:
 
         A request that is read again does not wait again.
 
-        arrival: the value of `ChatCall.arrival`.
+        arrival: the value of `ChatCall.arrival_ticket`.
 
         Raises: StoreTimeout: longer than the ticket allows; StoreError.
         """
