@@ -13,8 +13,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-# The highest temperature that Claude takes. Anthropic's endpoint for OpenAI's SDK lowers higher ones to it, too.
-# (platform.claude.com/docs/en/api/openai-sdk)
+# The highest temperature that Claude takes, which is its default. Anthropic's endpoint for OpenAI's SDK lowers higher
+# ones to it, too. (platform.claude.com/docs/en/api/openai-sdk)
 MAX_TEMPERATURE: Final = 1
 
 

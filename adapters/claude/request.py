@@ -78,9 +78,7 @@ def translate_request(
     claude_request |= {
         key: value for key, value in body.items() if key not in _NOT_COPIED_FIELDS and value is not None
     }
-    temperature = claude_request.get("temperature")
-    if isinstance(temperature, int | float) and temperature > MAX_TEMPERATURE:
-        claude_request["temperature"] = MAX_TEMPERATURE
+    _drop_default_sampling(claude_request)
     if body.get("stream"):
         claude_request["stream"] = True
     _set_stop(claude_request, body.get("stop"))
@@ -142,6 +140,21 @@ def _read_system_field(system: Any) -> list[Json]:
         "system",
         "invalid_type",
     )
+
+
+def _drop_default_sampling(claude_request: Json) -> None:
+    """Drops a temperature and a `top_p` of 1. They are the defaults, and many applications send both.
+
+    Claude's models refuse both fields together from 4.1 on, and each of them with another value from 4.7 on. A higher
+    temperature becomes the default.
+    """
+    temperature: Any = claude_request.get("temperature")
+    is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if is_number and temperature >= MAX_TEMPERATURE:
+        del claude_request["temperature"]
+    top_p = claude_request.get("top_p")
+    if top_p == 1 and not isinstance(top_p, bool):
+        del claude_request["top_p"]
 
 
 def _set_stop(claude_request: Json, stop: Any) -> None:

@@ -774,6 +774,10 @@ def _check_scalars(body: Json, betas: Betas, is_new: bool) -> None:
     for key in ("temperature", "top_p"):
         value = body.get(key, 0)
         _require(isinstance(value, int | float) and 0 <= value <= 1, f"{key}: range: 0..1")
+    _require(
+        not ("claude-" in body["model"] and {"temperature", "top_p"} <= body.keys()),
+        "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+    )
     stops = body.get("stop_sequences", [])
     _require(isinstance(stops, list), "stop_sequences: Input should be a valid list")
     for stop in stops:

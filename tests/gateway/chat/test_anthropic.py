@@ -226,20 +226,27 @@ def test_errors_are_the_sdks_own(world: World, stream: bool) -> None:
         assert refused.value.param == "seed"
 
 
-def test_a_temperature_above_claudes_highest_becomes_that(world: World) -> None:
+def test_the_default_sampling_and_a_higher_temperature_are_left_out(world: World) -> None:
     with world.client() as sdk:
-        for temperature, sent, adapted in ((2, 1, "temperature"), (1.01, 1, "temperature"), (0.5, 0.5, None)):
+        for temperature, sent, adapted in (
+            (2, None, "temperature"),
+            (1.01, None, "temperature"),
+            (1, None, None),
+            (0.5, 0.5, None),
+        ):
             for user in ("alice", openai.omit):
                 chat = sdk.chat.completions.with_raw_response.create(
                     model=MODEL,
                     messages=[{"role": "user", "content": "Hi"}],
                     temperature=temperature,
+                    top_p=1,
                     user=user,
                 )
                 response = sdk.responses.with_raw_response.create(
                     model=MODEL, input="Hi", temperature=temperature, user=user
                 )
-                assert [request.json["temperature"] for request in world.upstream.chats[-2:]] == [sent, sent]
+                for request in world.upstream.chats[-2:]:
+                    assert (request.json.get("temperature"), "top_p" in request.json) == (sent, False)
                 for reply in (chat, response):
                     assert reply.headers.get("x-mnemogate-adapted") == adapted
 

@@ -568,9 +568,9 @@ def test_errors_are_the_sdks_own(talk: ModeWorld, stream: bool) -> None:
 @both_dialects
 def test_a_refusal_of_the_upstream_has_its_words(talk: ModeWorld) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        talk.sdk.chat.completions.create(**asked(talk, {"temperature": 3}))
+        talk.sdk.chat.completions.create(**asked(talk, {"temperature": -1}))
     assert caught.value.param == "temperature"
-    assert caught.value.code == (None if talk.is_claude else "integer_above_max_value")
+    assert caught.value.code == (None if talk.is_claude else "integer_below_min_value")
 
 
 @pytest.mark.parametrize("kind", ["html", "empty", "not an error object"])
