@@ -17,10 +17,10 @@ from storage.run_commands import RunAccept
 from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql.agents import find_or_create_agent
 from storage.sql.agents_api.run_texts import replace_text
-from storage.sql.agents_api.runs import add_step
+from storage.sql.agents_api.runs import SQL, add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
-from tests.storage.conftest import Holds
+from tests.storage.conftest import Holds, OpenStore
 from tests.stored import Speaker, keeps_emptied_rows, put_run, rows, start_run
 
 CALLS = {"call_1": "approval", "call_2": "client"}
@@ -242,6 +242,30 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     ] == exchanges[:0:-1]
     assert await store.runs.list_steps("elsewhere", page) == []
     assert await store.runs.list_steps("elsewhere", page, agent_row=last.agent_row) == []
+
+
+async def test_open_runs_are_listed_without_those_that_have_ended(open_store: OpenStore) -> None:
+    statements: list[str] = []
+    store = await open_store(note=statements.append)
+    alice = Speaker(store)
+    await alice.say([user("one")], assistant("First."), "c1")
+    draft = Run(0, "r1", alice.agent.id, 1, RunState.CREATED, 5.0)
+    ended, created, running = [
+        await put_run(store, replace(draft, uid=uid, state=state))
+        for uid, state in (("ended", "running"), ("created", "created"), ("running", "running"))
+    ]
+    await store.runs.end_run(ended.agent_row, ended.id, RunState.COMPLETED, "end_turn", 6.0)
+    for states, agent_row, expected in (
+        ((RunState.CREATED, RunState.RUNNING), None, [running.id, created.id]),
+        ((RunState.RUNNING,), alice.agent.id, [running.id]),
+        ((RunState.RUNNING,), alice.agent.id + 1, []),
+    ):
+        statements.clear()
+        run_filter = RunFilter(agent_row=agent_row, states=states)
+        assert [each.run.id for each in await store.runs.list_runs("default", run_filter, Page())] == expected
+        assert statements
+        for name in ("of_project_down", "of_agent_down"):
+            assert not {SQL[name], SQL[name].postgres}.intersection(statements)
 
 
 async def test_live_runs_are_distinguished_from_background_ones_and_those_that_have_ended(

@@ -31,6 +31,9 @@ from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/runs.sql")
 
+# The states of a run that has not ended. There is an index on the runs in these states.
+_OPEN_STATES = frozenset((RunState.CREATED, RunState.RUNNING))
+
 
 async def find_or_create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
     """Returns the run of an agent that has a draft's otid, or else stores the draft and returns it.
@@ -296,7 +299,9 @@ class Runs(StoreGroup):
             project, *page.bounds, list(run_filter.states), run_filter.conversation_row, background, run_filter.stop,
             page.limit,
         )  # fmt: skip
-        if run_filter.agent_row is None:
+        if _OPEN_STATES.issuperset(run_filter.states):
+            rows = await connection.fetch_rows(SQL[f"open_{page.direction}"], (*values, run_filter.agent_row))
+        elif run_filter.agent_row is None:
             rows = await connection.fetch_rows(SQL[f"of_project_{page.direction}"], values)
         else:
             rows = await connection.fetch_rows(

@@ -129,6 +129,14 @@ SELECT r.id FROM runs r WHERE r.id < ?1 ORDER BY r.id DESC LIMIT 1 OFFSET ?2
 JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
 
+-- name: open
+-- Lists the runs that have not ended, as `of_project` does. ?9: the row of their agent; NULL stands for any agent. They
+-- are few, while a project may have millions of runs that have ended.
+{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent
+JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.state IN ('created', 'running') AND (CAST(?1 AS TEXT) IS NULL OR a.project = ?1)
+AND (CAST(?9 AS BIGINT) IS NULL OR r.agent = ?9) AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
+
 -- name: of_agent
 -- Lists an agent's runs. ?1: the agent's project.
 {listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent

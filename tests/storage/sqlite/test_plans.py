@@ -27,7 +27,7 @@ QUICK = {
     "rebuild.sql": ("edit_of_call", "edit_of_call_erase"),
     "agents_api/runs.sql": (
         "get", "find", "by_otid", "newest_of_conversation", "newest_waiting", "begin", "end", "steps", "step_find",
-        "waiting", "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
+        "waiting", "open_down", "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
     ),
     "agents_api/run_texts.sql": ("texts", "text_replace"),
     "agents_api/definitions.sql": (
@@ -101,6 +101,11 @@ def test_exchanges_are_found_by(connection: sqlite3.Connection, where: str, inde
             "overview.sql",
             "conversations",
             "SEARCH a USING COVERING INDEX sqlite_autoindex_agents_2 (project=? AND profile=? AND subject=?)",
+        ),
+        (
+            "agents_api/runs.sql",
+            "open_down",
+            "SEARCH r USING INDEX runs_open (state=? AND id>? AND id<?)",
         ),
         ("agents_api/blocks.sql", "shared_with", "SEARCH x USING COVERING INDEX attached_target (kind=? AND target=?)"),
         ("agents_api/blocks.sql", "hand_over", "SEARCH x USING COVERING INDEX attached_target (kind=? AND target=?)"),
