@@ -312,7 +312,7 @@ class _ForgetScreens(Struct, frozen=True):
             back=next_link.path.partition("#")[0],
             replies=[each for each in before.stays if each.message and each.message not in next_numbers],
             # The conversation of what went; None: it went as a whole, or there are several.
-            conversation=next((each.href for each in before.stays if each.href and "/c/" in each.href), None),
+            conversation=_find_conversation(before.stays),
             search_path=_find_search_path(access, before),
             has_embedder=self.trials.has_embedder,
             changed_blocks=await self._list_changed_blocks(access, before),
@@ -602,10 +602,17 @@ def _choose_usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
         case "version":
             return access.path("b", VersionId.parse(preview.target.id).label)
         case "message" | "exchange":
-            hrefs = [each.href for each in preview.stays if each.href is not None and "/c/" in each.href]
-            return hrefs[0] if hrefs else access.path()
+            return _find_conversation(preview.stays) or access.path()
         case _:
             return access.path()
+
+
+def _find_conversation(stays: Sequence[RemainingRecord]) -> str | None:
+    """Returns the path of the conversation that a message, or the words of a fact, went from; None: it is not known.
+
+    A reply that stays may be in another conversation.
+    """
+    return next((each.href for each in stays if each.kind in ("source", "conversation")), None)
 
 
 def _find_search_path(access: MemoryAccess, before: _BeforeForgetting) -> str | None:

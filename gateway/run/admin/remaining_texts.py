@@ -55,8 +55,8 @@ _SEARCH_DEADLINE_MS = 50.0
 
 # "source": a message from which a fact came. "turn": the reply or the question of a message. "reply": a reply of
 # another turn. "replacement": a fact that a fact replaced, or that replaced it. "fact": any other fact. "block": a
-# block. "remark": no single text.
-RemainingKind = Literal["source", "turn", "reply", "replacement", "fact", "block", "remark"]
+# block. "conversation": the rest of a message's conversation. "remark": no single text.
+RemainingKind = Literal["source", "turn", "reply", "replacement", "fact", "block", "conversation", "remark"]
 
 
 class RemainingRecord(Struct, frozen=True):
@@ -160,7 +160,7 @@ class RemainingTexts:
             )
         stays += await self._list_replies_made_with(texts, own_exchange=exchange.id)
         href = make_message_href(self._memory.uid, conversation_uid, exchange, exchange.seq)
-        stays.append(RemainingRecord("The rest of the conversation.", href))
+        stays.append(RemainingRecord("The rest of the conversation.", href, kind="conversation"))
         stays.append(self.make_other_mentions(next(iter(texts.values()), None)))
         return stays
 

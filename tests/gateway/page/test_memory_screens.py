@@ -1110,7 +1110,7 @@ def test_a_preview_names_the_facts_that_stay_the_nearest_first(operator: Operato
     learn(operator.world, agent, "He has a Gazelle.")
     forget = f"m/{agent.uid}/forget?message=1"
     stays = operator.twin(forget)["stays"]
-    assert [each["kind"] for each in stays] == ["turn", "remark", "remark", *["fact"] * 5]
+    assert [each["kind"] for each in stays] == ["turn", "conversation", "remark", *["fact"] * 5]
     named = [each for each in stays if each["kind"] == "fact"]
     assert [each["text"] for each in named] == [f"Fact {n}:" for n in (size, *others[:1:-1])]
     # They hid the button: folded are all that do not have the words for which the message goes.

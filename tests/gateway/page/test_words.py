@@ -555,6 +555,20 @@ def test_the_end_of_a_forgetting_says_whom_to_ask_for_what(operator: Operator) -
     assert f"{asks} the old one." in plain(done)
 
 
+def test_a_forgotten_message_leads_back_to_its_own_conversation(operator: Operator) -> None:
+    """It led to the conversation of a later reply that was made with the message."""
+    speak(operator.world, "I never eat peanuts.", talk="a-1")
+    operator.world.clock.sleep(60)
+    agent = speak(operator.world, "May I eat peanuts?", talk="a-2")
+    memory = f"m/{agent.uid}"
+    later, own = (each["id"] for each in operator.twin(memory)["conversations"])
+    assert f"/c/{later}" in str(operator.twin(f"{memory}/forget?message=1")["stays"])
+    preview = page(operator, f"{memory}/forget?message=1")
+    assert re.search(rf'href="[^"]*/c/{own}[^"]*">Cancel</a>', preview)
+    done = operator.post(f"{memory}/forget?message=1").body.decode()
+    assert re.search(rf'drop <a href="[^"]*/c/{own}[^"]*">the old one</a>', done)
+
+
 def test_of_a_chinese_sentence_the_words_that_a_correction_took_out_are_looked_for(
     operator: Operator,
 ) -> None:
