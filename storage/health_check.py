@@ -16,13 +16,14 @@ _log = logging.getLogger("mnemogate")
 
 
 class HealthCheck:
-    """Repeats a check of one database.
-
-    check: a function that uses the database; the database notes its own faults.
-    every_s: the seconds between two checks.
-    """
+    """Repeats a check of one database."""
 
     def __init__(self, check: Callable[[], Awaitable[object]], every_s: float) -> None:
+        """Makes the check; `start` starts it.
+
+        check: the function that uses the database; the database notes its own faults.
+        every_s: the seconds between two checks.
+        """
         self._check = check
         self._every_s = every_s
         self._is_due = asyncio.Event()

@@ -36,13 +36,14 @@ class _MenuLink(NamedTuple):
 
 
 class ReplyMaker:
-    """Turns the answers of screens and actions, and errors, into replies.
-
-    now: a function that returns the seconds since the epoch.
-    paths: the paths of all screens and actions. The navigation has no link to any other path.
-    """
+    """Turns the answers of screens and actions, and errors, into replies."""
 
     def __init__(self, now: Callable[[], float], paths: Collection[str]) -> None:
+        """Makes the maker; templates are loaded when they are needed.
+
+        now: the function that returns the seconds since the epoch.
+        paths: the paths of all screens and actions. The navigation has no link to any other path.
+        """
         self._now = now
         self._paths = paths
         self._loaded_renderer: Renderer | None = None

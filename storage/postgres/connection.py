@@ -248,12 +248,7 @@ def _describe_error(error: OSError) -> str:
 
 
 class PostgresConnection:
-    """A connection of asyncpg as the store's operations use one.
-
-    deadline: the time by which the statements must have ended, by the loop's clock.
-    begin: the statement that begins the transaction. It is sent before the first statement that is not `run_single`.
-        None: the connection reads, and each statement is a transaction of its own.
-    """
+    """A connection of asyncpg as the store's operations use one."""
 
     __slots__ = ("_begin", "_clock", "_deadline", "_locked", "_raw", "is_begun", "may_have_committed")
 
@@ -264,6 +259,12 @@ class PostgresConnection:
         clock: asyncio.AbstractEventLoop,
         begin: str | None = None,
     ) -> None:
+        """Wraps a connection for one operation.
+
+        deadline: the time by which the statements must have ended, by the loop's clock.
+        begin: the statement that begins the transaction, sent before the first statement that is not `run_single`;
+            None: the connection reads, and each statement is a transaction of its own.
+        """
         self._raw = raw
         self._deadline = deadline
         self._clock = clock

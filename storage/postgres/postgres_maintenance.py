@@ -52,13 +52,15 @@ _REFUSING_FUNCTIONS = "vacuum_is_"
 
 
 class PostgresMaintenance:
-    """The maintenance that one process does.
-
-    pause_s: the seconds between the beginnings of two VACUUMs.
-    timeout_s: the seconds after which a VACUUM is given up.
-    """
+    """The maintenance that one process does."""
 
     def __init__(self, target: PostgresTarget, pause_s: float, timeout_s: float) -> None:
+        """Makes the maintenance.
+
+        target: the database.
+        pause_s: the seconds between the beginnings of two VACUUMs.
+        timeout_s: the seconds after which a VACUUM is given up.
+        """
         self._target = target
         self._pause_s = pause_s
         self._timeout_s = timeout_s

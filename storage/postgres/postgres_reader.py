@@ -17,13 +17,16 @@ T = TypeVar("T")
 
 
 class PostgresReader:
-    """Performs the reads of a database.
-
-    uptime: the record of the server's answers, which each answer updates.
-    name: the name of the database, for errors.
-    """
+    """Performs the reads of a database."""
 
     def __init__(self, pool: ConnectionPool, uptime: Uptime, limits: PostgresLimits, name: str) -> None:
+        """Makes the reader.
+
+        pool: the connections of the reads.
+        uptime: the record of the server's answers, which each answer updates.
+        limits: the bounds of a read's time.
+        name: the name of the database, for errors.
+        """
         self._pool = pool
         self._uptime = uptime
         self._limits = limits

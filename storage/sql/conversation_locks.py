@@ -24,12 +24,13 @@ SQL = load("conversation_locks.sql")
 
 
 class ConversationLocks(StoreGroup):
-    """The locks of conversations in one process.
-
-    now: a function that returns the seconds since the epoch, or None: then the database's clock counts.
-    """
+    """The locks of conversations in one process."""
 
     def __init__(self, database: Database, now: Callable[[], float | None]) -> None:
+        """Makes the locks.
+
+        now: the function that returns the seconds since the epoch, or None if the database's clock counts.
+        """
         super().__init__(database)
         self._now = now
         self._holder = uuid.uuid4().hex  # the name of this process

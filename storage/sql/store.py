@@ -75,14 +75,7 @@ def _read_no_clock() -> None:
 
 
 class Store:
-    """All groups of one store. Each process opens one.
-
-    Without `now` and `tick` the store goes by the machine's clocks, or by the database's if processes share it.
-
-    path: the path of the SQLite file; None: the database is on a server.
-    now: a clock, in seconds since the epoch.
-    tick: a clock that never jumps, for leases.
-    """
+    """All groups of one store. Each process opens one."""
 
     def __init__(
         self,
@@ -92,6 +85,13 @@ class Store:
         now: Callable[[], float] | None = None,
         tick: Callable[[], float] | None = None,
     ) -> None:
+        """Makes the groups of a store.
+
+        path: the path of the SQLite file; None: the database is on a server.
+        now: the function that returns the seconds since the epoch; None: the clock is the machine's, or the database's
+            if processes share it.
+        tick: the function that reads a clock that never jumps, for leases; None: as for `now`.
+        """
         self.database = database
         # Outside of statements `read_shared_clock` estimates the clock of a shared database, which statements read.
         groups_now = now or self.read_shared_clock

@@ -17,13 +17,14 @@ T = TypeVar("T")
 
 
 class Driver:
-    """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement.
-
-    connect: a function that opens the connection; it is called in the thread.
-    name: the name of the thread.
-    """
+    """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
+        """Makes the connection; `open` starts its thread.
+
+        connect: the function that opens the connection; it is called in the thread.
+        name: the name of the thread.
+        """
         self._connect = connect
         self._name = name
         # The functions that the thread is to run; None: it ends.

@@ -38,16 +38,19 @@ class LogLimits(Struct, frozen=True):
 
 
 class WriteAheadLog:
-    """The log of the writer's file. All its methods but `measure` belong to the event loop's thread.
-
-    checkpointer: the thread that checkpoints a grown log while the writer goes on.
-    post: a function that hands work to the writer's thread, which performs it after the writes that it already has,
-        and then calls `end_work`. It returns False if the writer has no working connection.
-    """
+    """The log of the writer's file. All its methods but `measure` belong to the event loop's thread."""
 
     def __init__(
         self, path: str, limits: LogLimits, checkpointer: Checkpointer, post: Callable[[LogWork], bool]
     ) -> None:
+        """Makes the log of a file.
+
+        path: the file of the database.
+        limits: the sizes at which the log is checkpointed.
+        checkpointer: the thread that checkpoints a grown log while the writer goes on.
+        post: the function that hands work to the writer's thread, which performs it after the writes that it already
+            has, and then calls `end_work`. It returns False if the writer has no working connection.
+        """
         self._path = f"{path}-wal"
         self._limits = limits
         self._checkpointer = checkpointer

@@ -39,12 +39,7 @@ class ConnectionUser(Protocol):
 
 
 class WriterConnection:
-    """The connection that writes, in a thread of its own.
-
-    connect: a function that opens the connection; it is called in the thread.
-    on_failure: a function that is called with the fault when writing fails after it worked.
-    retry_first_s, retry_max_s: the pauses between attempts to mend a fault, the first one and the longest.
-    """
+    """The connection that writes, in a thread of its own."""
 
     def __init__(
         self,
@@ -55,21 +50,33 @@ class WriterConnection:
         retry_first_s: float,
         retry_max_s: float,
     ) -> None:
+        """Makes the connection; `open` opens it.
+
+        path: the file of the database.
+        connect: the function that opens the connection; it is called in the thread.
+        user: the writer, which is notified of faults.
+        on_failure: the function that is called with the fault when writing fails after it worked.
+        retry_first_s: the first pause between two attempts to mend a fault.
+        retry_max_s: the longest pause between two attempts.
+        """
         self._path = path
         self._connect = connect
         self._user = user
         self._on_failure = on_failure
         self._retry_first_s = retry_first_s
         self._retry_max_s = retry_max_s
-        # None: the database is not open.
+        # The thread with the connection; None: the database is not open.
         self.driver: Driver | None = None
         self.file = OpenedFile(path)
+        # True if the connection is not mended any more.
         self.is_closing = False
         # The fault of the database; None: the database works.
         self.fault: StoreUnavailable | None = None
         # True if an attempt to mend the fault has failed.
         self._is_lasting = False
+        # The message of the last fault; None: the database has not failed.
         self.last_error: str | None = None
+        # The task that mends the fault; None: nothing is mended.
         self._mending: asyncio.Task[None] | None = None
         self._recovering = asyncio.Lock()
 
