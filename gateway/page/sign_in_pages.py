@@ -115,8 +115,10 @@ class SignInPages:
                 theme = read_fields(form, _Theme, is_text=True).theme
                 value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
                 cookie = f"{THEME_COOKIE}={value}{self._cookie_attributes}"
+                # The focus goes back to the button, at the end of what may be a long page.
+                screen = f"{request.referrer or './'}#theme-{theme}"
                 return self._reply_maker.make_reply(
-                    request, ActionResult({"theme": theme}, request.referrer, (cookie,))
+                    request, ActionResult({"theme": theme}, screen, (cookie,))
                 )
 
     async def _log_in(self, request: PageRequest, form: _Login) -> PageReply:

@@ -1799,7 +1799,7 @@ def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> 
     ):
         headers["referer"] = f"http://{operator.host}/ui/{address}"
         theme = operator.send_form("theme", {"theme": "dark"}, **headers)
-        assert (theme.status, theme.headers["location"]) == (303, screen)
+        assert (theme.status, theme.headers["location"]) == (303, f"{screen}#theme-dark")
 
 
 def test_the_note_of_a_search_has_the_date_that_a_reply_s_would_have(operator: Operator) -> None:
