@@ -49,7 +49,7 @@ from tests.agents.batches.batch_world import (
 )
 from tests.doubles.batches import BatchServer, Outcome
 from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, raw, say
-from tests.patience import becomes
+from tests.patience import becomes, comes
 
 
 class FailingMethod:
@@ -530,8 +530,7 @@ def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: py
     async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
         taken.append(item.agent_uid)
         if len(taken) == 2:
-            while not shop.bodies:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await comes(lambda: shop.bodies)
             # The first item's call goes on after this attempt has ended.
             asyncio.get_running_loop().call_later(0.2, gate.open)
             raise StoreUnavailable("the database is away")

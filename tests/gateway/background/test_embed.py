@@ -48,7 +48,7 @@ from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools
 from tests.gateway.background.learner import Learner
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.stored import save_passage, url_of
 
 IDLE_S = 200.0
@@ -90,13 +90,7 @@ class EmbeddingWorld:
         self.embedding: EmbeddingService = background.embedding
         self.questions: QuestionEmbedder = background.question_embedder
         self.embedding._clock = self.questions._clock = lambda: self.tick
-
-        async def wait_for_baseline() -> None:
-            async with asyncio.timeout(PATIENCE_S):
-                while self.embedding.embedder.baseline is None:  # noqa: ASYNC110
-                    await asyncio.sleep(0.001)
-
-        world.gateway.call(wait_for_baseline())
+        becomes(lambda: self.embedding.embedder.baseline is not None)
 
     def pass_idle_time(self, seconds: float = IDLE_S, *, ends: bool = True) -> None:
         """Moves the clock, and waits for the jobs that are due.

@@ -39,7 +39,7 @@ from tests.gateway.lifecycle.faulty import (
     world_of,
 )
 from tests.gateway.process import command, serving
-from tests.patience import PATIENCE_S, becomes
+from tests.patience import PATIENCE_S, becomes, comes
 from tests.server import RawReply, chat_upstreams
 
 LONG = "This fills pages. " * 4000  # more than the free room of a small file
@@ -211,9 +211,7 @@ async def until_idle(world: World) -> None:
     """The worker has met the fault, and has let go of its job."""
     worker = world.gateway.app.services.background.worker
     assert worker is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while worker.running_count:  # noqa: ASYNC110  # there is no event for it
-            await asyncio.sleep(0)
+    await comes(lambda: not worker.running_count)
 
 
 async def until_ended(store: Store) -> None:

@@ -988,7 +988,7 @@ def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream, tmp_pat
         http.send(text_frame(b'{"type":"response.create","model":"m","input":"Hi"}'))
         upstream.request_gate(1).wait_sync()
         upstream.last.gone.wait_sync()
-        let_go(world)
+        wait_until_disconnected(world)
 
 
 def test_a_client_that_writes_and_does_not_read_is_let_go(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -1000,7 +1000,7 @@ def test_a_client_that_writes_and_does_not_read_is_let_go(upstream: StrictUpstre
         http.read_head()
         with suppress(ConnectionError):
             http.send(text_frame(b"{}") * 100_000)
-        let_go(world)
+        wait_until_disconnected(world)
 
 
 def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
@@ -1018,7 +1018,7 @@ def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
             http.send(text_frame(b"{}") * 50)
             world.gateway.call(asyncio.sleep(0))
         http.send(b"\x88\x80\0\0\0\0")
-        let_go(world)
+        wait_until_disconnected(world)
 
 
 SHORT = {
@@ -1138,7 +1138,7 @@ def test_a_large_message_on_its_way_is_bounded(
         http.read_head()
         http.send(head + b" " * 300_000)
         assert http.read_until(code.to_bytes(2, "big"))
-        let_go(world)
+        wait_until_disconnected(world)
         assert world.gateway.app._sockets.bodies.left_bytes == limits.get(
             "bodies_in_flight_bytes", QUIET.bodies_in_flight_bytes
         )
@@ -1169,19 +1169,13 @@ def test_a_fault_gives_back_what_the_responses_after_it_took(
         client.wait_for()
         with pytest.raises(ConnectionClosed):
             client.receive()
-    let_go(world)
+    wait_until_disconnected(world)
     assert bodies.left_bytes == QUIET.bodies_in_flight_bytes
 
 
-def let_go(world: World) -> None:
+def wait_until_disconnected(world: World) -> None:
     """Waits until no connection is left."""
-
-    async def wait() -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while world.gateway.server.server_state.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-
-    world.gateway.call(wait())
+    becomes(lambda: not world.gateway.server.server_state.connections)
 
 
 # -- what a connection keeps

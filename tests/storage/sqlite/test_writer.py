@@ -30,7 +30,7 @@ from storage.sqlite.driver import Driver
 from storage.sqlite.watch import Watch
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.doubles.statements import counting
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, comes
 from tests.storage.conftest import OpenStore
 
 Write = Callable[[sqlite3.Connection], Any]
@@ -296,9 +296,7 @@ async def test_an_error_of_the_system_does_not_end_the_attempts_to_open_it(path:
     await bench.writer.start()
     try:
         assert bench.writer.status == "broken"
-        async with asyncio.timeout(PATIENCE_S):
-            while bench.writer.status != "ok":  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await comes(lambda: bench.writer.status == "ok")
         await bench.writer.submit(add("kept"))
         assert bench.rows() == ["kept"]
     finally:
