@@ -173,9 +173,11 @@ FROM jobs j LEFT JOIN agents a ON a.id = j.agent WHERE j.id < ?1 AND (CAST(?2 AS
 {with_scope} AND +j.state <> 'dead' ORDER BY j.id DESC LIMIT ?3
 
 -- name: of_agent
--- Reads all jobs of a memory.
-SELECT {job} FROM jobs
-WHERE agent = ? ORDER BY id
+-- Reads all jobs of a memory: those that are first in their serial groups, those that wait after them, and dead ones.
+-- Each of the three has an index; for all jobs of an agent there is none.
+SELECT {job} FROM jobs WHERE agent = ?1 AND first = 1
+UNION ALL SELECT {job} FROM jobs WHERE agent = ?1 AND first = 0 AND state = 'pending'
+UNION ALL SELECT {job} FROM jobs WHERE +agent = ?1 AND state = 'dead' ORDER BY id
 
 -- name: counts
 -- Counts the jobs in each state. NULL stands for all projects.
@@ -196,8 +198,11 @@ AND (CAST(?1 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = j.a
 -- name: state_of
 -- Reads the state of a memory's job of a kind, and when it is due; if there are several, of one that is tried again,
 -- for which the others wait, and else of one that is not dead.
-SELECT state, due FROM jobs
-WHERE agent = ?1 AND kind = ?2 ORDER BY CASE state WHEN 'retrying' THEN 0 WHEN 'dead' THEN 2 ELSE 1 END, due LIMIT 1
+SELECT state, due FROM (
+    SELECT state, due FROM jobs WHERE agent = ?1 AND kind = ?2 AND first = 1
+    UNION ALL SELECT state, due FROM jobs WHERE agent = ?1 AND kind = ?2 AND first = 0 AND state = 'pending'
+    UNION ALL SELECT state, due FROM jobs WHERE +agent = ?1 AND kind = ?2 AND state = 'dead') found
+ORDER BY CASE state WHEN 'retrying' THEN 0 WHEN 'dead' THEN 2 ELSE 1 END, due LIMIT 1
 
 -- name: step
 -- Returns the result of a step.

@@ -18,6 +18,7 @@ from storage.sqlite.database import connect_current
 # Statements of which none may read a table from end to end, by file.
 QUICK = {
     "agents.sql": ("agent_find",),
+    "jobs.sql": ("of_agent", "state_of"),
     "keys.sql": ("key_find",),
     "blocks.sql": ("block_load",),
     "turn_edits.sql": ("edits_of_exchange",),
@@ -67,10 +68,11 @@ def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
 def test_text_is_read_by_index(connection: sqlite3.Connection, file: str, name: str) -> None:
     scans = [step for step in plan_of(connection, load(file)[name]) if step.startswith("SCAN")]
     # Within `memory_snapshot` and `tails`, what was just found is gone through; `h`, `f`, `profiles`, `defined` and
-    # `tagged` are few: a past, standing facts, the profiles of a project, agents with a name or a tag.
+    # `tagged` are few: a past, standing facts, the profiles of a project, agents with a name or a tag. `found` are the
+    # jobs of a memory.
     found = (
         "SCAN p", "SCAN adds", "SCAN CONSTANT ROW", "SCAN (subquery-3)", "SCAN t", "SCAN h", "SCAN f",
-        "SCAN profiles", "SCAN defined", "SCAN tagged",
+        "SCAN profiles", "SCAN defined", "SCAN tagged", "SCAN found",
     )  # fmt: skip
     assert not [scan for scan in scans if scan not in found]
 
