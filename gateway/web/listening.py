@@ -22,10 +22,12 @@ def resolve_address(host: str, port: int) -> ListenAddress:
     """Returns the address to listen on. Raises: SettingsError: the host cannot be found."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A UnicodeError: the host is no valid name.
+        reason = error.strerror if isinstance(error, OSError) else "it is no valid name"
         raise SettingsError(
-            f"server.host: the host {host!r} cannot be found ({error.strerror}). Name an address of this machine, "
-            "such as 127.0.0.1."
+            f"server.host: the host {host!r} cannot be found ({reason}). Name an address of this machine, such as "
+            "127.0.0.1."
         ) from error
     family, _, _, _, address = addresses[0]
     return ListenAddress(family, address)

@@ -553,6 +553,7 @@ def test_check_config_finds_a_fallback_that_no_upstream_serves(database: Path, c
         (["check-config", "--config", "open.toml"], f"the settings file is {os.sep}"),
         (["check-config", "--config", "pattern.toml"], "unterminated character set, here: a >>> [b"),
         (["serve", "--host", "no.such.host.invalid", "--port", "0"], "Name an address of this machine"),
+        (["serve", "--host", "127.0.0..1", "--port", "0"], "it is no valid name"),
         (["serve", "--upstream", "nonsense"], "--upstream must be an http(s) URL, saw 'nonsense'"),
         (["serve", "--upstream", "http://x:99999"], "--upstream must be an http(s) URL"),
         (
