@@ -561,6 +561,30 @@ def test_a_fault_of_a_files_folder_names_the_field(upstream: StrictUpstream, tmp
         assert fault["loc"] == ["body", "file", "files", 0, "source_id"]
 
 
+@pytest.mark.parametrize("fields", [("name", "model"), ("override_name", "override_model_handle")])
+def test_the_names_in_the_form_override_those_in_the_file(world: LettaWorld, fields: tuple[str, str]) -> None:
+    file = export(world, world.letta.agents.create(name="ann", model="fast").id)
+    (copied,) = bring_in(world, file, **dict(zip(fields, ("bea", "clever"), strict=True)))
+    copy = world.letta.agents.retrieve(copied)
+    assert (copy.name, copy.model) == ("bea", "clever")
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"response_format": {"type": "xml"}}, ["response_format"]),
+        ({"model_settings": {"temperature": "hot"}}, ["model_settings", "temperature"]),
+        ({"llm_config": {"context_window": "wide"}}, ["llm_config", "context_window"]),
+        ({"timezone": "Mars/Olympus"}, ["timezone"]),
+    ],
+)
+def test_a_fault_of_a_files_agent_names_the_field(world: LettaWorld, fields: File, path: list[str]) -> None:
+    with pytest.raises(UnprocessableEntityError) as refused:
+        bring_in(world, changed(lambda f: agent_of(f).update(fields)))
+    (fault,) = json.loads(refused.value.response.text)["detail"]
+    assert fault["loc"][: 4 + len(path)] == ["body", "file", "agents", 0, *path]
+
+
 def test_an_id_that_is_missing_is_missing(world: LettaWorld) -> None:
     with pytest.raises(UnprocessableEntityError) as refused:
         bring_in(world, HOSTILE["no id"])

@@ -15,6 +15,7 @@ from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
+from gateway.agents.wire.sent_values import get_sent_or
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,
     NO_SECRETS,
@@ -49,6 +50,12 @@ class ImportForm(Form):
     env_vars_json: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
     secrets: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        # The older name counts if it alone was sent.
+        self.name = get_sent_or(self.name, self.override_name)
+        self.model = get_sent_or(self.model, self.override_model_handle)
+        self.embedding = get_sent_or(self.embedding, self.override_embedding_handle)
 
 
 class FileAgent(msgspec.Struct):

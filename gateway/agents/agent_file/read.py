@@ -55,6 +55,7 @@ from gateway.agents.core.agent_file import (
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.sent_values import get_sent_or
 from gateway.agents.wire.struct_fields import convert, parse
 from gateway.core.definition import ConversationDefinition, IdentityDefinition, Sleeptime
 from gateway.errors import BadRequest
@@ -160,13 +161,10 @@ class _FileReader:
 
     def _choose_name(self, agent: FileAgent) -> str:
         """Returns the name of an imported agent. The form's name is for a file with one agent."""
-        form = self._form
         is_only = len(self._file.agents) - len(self._groups.sleeptime_agent_ids) == 1
-        name = agent.name or agent.id
-        for form_name in (form.override_name, form.name):
-            if isinstance(form_name, str) and is_only:
-                name = form_name
-        return f"{name}_copy" if form.append_copy_suffix else name
+        file_name = agent.name or agent.id
+        name = get_sent_or(self._form.name, file_name) if is_only else file_name
+        return f"{name}_copy" if self._form.append_copy_suffix else name
 
     def _read_blocks(self, agent: FileAgent, path: Path) -> list[str]:
         """Returns the keys of an agent's blocks. Raises: Unprocessable."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.agents.agent_file.file_structs import AgentExtension, ImportForm
 from gateway.agents.api.agent_bodies import CreateAgent, define_agent
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
 from gateway.core.definition import AgentDefinition
 from gateway.core.json_object import without_none
@@ -41,14 +44,14 @@ def read_definition(
         # Without `context_window_limit` the number in `llm_config` is the model's own size, which sets nothing.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: value for name, value in config.items() if name != "context_window"}
-    # `model` and `embedding` override their older names.
-    for model in (form.override_model_handle, form.model):
-        if isinstance(model, str):
-            fields["model"] = model
-    for embedding in (form.override_embedding_handle, form.embedding):
-        if isinstance(embedding, str):
-            fields["embedding"] = embedding
-    return define_agent(convert(fields, CreateAgent, path))
+    overrides = {"model": form.model, "embedding": form.embedding}
+    fields |= {name: value for name, value in overrides.items() if isinstance(value, str)}
+    create = convert(fields, CreateAgent, path)
+    try:
+        return define_agent(create)
+    except Unprocessable as error:
+        # The first key of its path is "body", where a request that creates an agent has the fields.
+        raise Unprocessable(replace(error.fault, path=(*path, *error.fault.path[1:]))) from error
 
 
 def _read_letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
