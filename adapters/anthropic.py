@@ -21,8 +21,9 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.claude.error_form import Untranslatable, make_error_body
+from adapters.claude.model_traits import SAMPLING_FIELDS
 from adapters.claude.reply import choose_next_block_index
-from adapters.claude.request import SAMPLING_FIELDS, translate_request
+from adapters.claude.request import translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.claude.thinking import BINDING_BETA
 from adapters.claude.translated_reply import (

@@ -14,7 +14,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.capabilities import Capabilities, allow_any_effort
-from adapters.claude.model_traits import MAX_TEMPERATURE, binds_thoughts, can_force, thinks_on_request
+from adapters.claude.model_traits import (
+    MAX_TEMPERATURE,
+    binds_thoughts,
+    can_force,
+    list_refused_sampling,
+    thinks_on_request,
+)
 from adapters.openai_model_traits import (
     choose_azure_effort_with_tools,
     choose_effort_with_tools,
@@ -46,6 +52,7 @@ _ANTHROPIC: Final = replace(
     thinks_on_request=thinks_on_request,
     can_force_when_thinking=False,
     max_temperature=MAX_TEMPERATURE,
+    refused_fields=list_refused_sampling,
     untranslatable_fields=(
         "metadata",
         "prompt_cache_key",

@@ -22,8 +22,9 @@ from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_
 from adapters.batch.sdk_errors import read_error_message
 from adapters.body_pieces import PIECE_BYTES
 from adapters.claude.error_form import Untranslatable
+from adapters.claude.model_traits import SAMPLING_FIELDS
 from adapters.claude.reply import translate_message
-from adapters.claude.request import SAMPLING_FIELDS, translate_request
+from adapters.claude.request import translate_request
 from adapters.claude.thinking import BINDING_BETA
 from adapters.errors import BatchOutcomeUnknown, ProviderRefused, ProviderReplyBroken
 from adapters.types import Json

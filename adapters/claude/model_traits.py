@@ -13,6 +13,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+# Fields that version 2026-10-21 of the API refuses whatever their value. The version before it takes them if the model
+# does.
+SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
 # The highest temperature that Claude takes, which is its default. Anthropic's endpoint for OpenAI's SDK lowers higher
 # ones to it, too. (platform.claude.com/docs/en/api/openai-sdk)
 MAX_TEMPERATURE: Final = 1
@@ -33,12 +36,15 @@ class ModelTraits(Struct, frozen=True):
     can_force: bool = True
     # True if the model thinks only when a request gives it tokens for thoughts, and takes no `effort`.
     thinks_on_request: bool = False
+    # True if the model takes the sampling fields with other values than the defaults.
+    takes_sampling: bool = True
 
 
 _64K: Final = ModelTraits(64_000)
 _128K: Final = ModelTraits(128_000)
-_LATE_SYSTEM: Final = ModelTraits(128_000, takes_late_system=True)
-_ALWAYS_THINKS: Final = ModelTraits(128_000, takes_late_system=True, least_thinking=None)
+_WITHOUT_SAMPLING: Final = replace(_128K, takes_sampling=False)
+_LATE_SYSTEM: Final = replace(_WITHOUT_SAMPLING, takes_late_system=True)
+_ALWAYS_THINKS: Final = replace(_LATE_SYSTEM, least_thinking=None)
 _BINDS_THOUGHTS: Final = replace(_ALWAYS_THINKS, binds_thoughts=True, can_force=False)
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
 _UP_TO_4_1: Final = ModelTraits(32_000, thinks_on_request=True)
@@ -56,11 +62,11 @@ _TRAITS: Final[dict[str, ModelTraits]] = {
     "claude-mythos-5-": _BINDS_THOUGHTS,
     "claude-opus-5": _LATE_SYSTEM,
     "claude-opus-5-": _BINDS_THOUGHTS,
-    "claude-sonnet-5": _128K,  # sources disagree about late system messages; without is always right
+    "claude-sonnet-5": _WITHOUT_SAMPLING,  # sources disagree about late system messages; without is always right
     "claude-sonnet-5-": replace(_BINDS_THOUGHTS, least_thinking="between_tools"),
     "claude-haiku-5": replace(_LATE_SYSTEM, binds_thoughts=True),
     "claude-opus-4-8": _LATE_SYSTEM,
-    "claude-opus-4-7": _128K,
+    "claude-opus-4-7": _WITHOUT_SAMPLING,
     "claude-opus-4-6": _128K,
     "claude-sonnet-4-6": _128K,
     "claude-opus-4-5": _BEFORE_EFFORT,
@@ -104,6 +110,11 @@ def takes_thinking(name: str, thinking_type: object) -> bool:
     if thinking_type in ("enabled", "adaptive"):
         return traits.thinks_on_request is (thinking_type == "enabled")
     return thinking_type == traits.least_thinking
+
+
+def list_refused_sampling(name: str) -> frozenset[str]:
+    """Returns the sampling fields that a model refuses."""
+    return frozenset() if get_traits(name).takes_sampling else frozenset(SAMPLING_FIELDS)
 
 
 def binds_thoughts(name: str) -> bool:

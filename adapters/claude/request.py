@@ -20,8 +20,6 @@ from adapters.claude.thinking import drop_refused_thinking, drop_unbound_thought
 from adapters.claude.tool_schemas import translate_answer_schema, translate_tool_choice, translate_tools
 from adapters.types import Json
 
-# Fields that version 2026-10-21 of the API refuses whatever their value, and the version before it takes.
-SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
 _JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only

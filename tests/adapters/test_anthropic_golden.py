@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.claude.model_traits import SAMPLING_FIELDS
 from adapters.claude.reply import translate_message
-from adapters.claude.request import SAMPLING_FIELDS, translate_request
+from adapters.claude.request import translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
 from tests.doubles.anthropic_rules import NEW_VERSION, OLD_VERSION, check_request

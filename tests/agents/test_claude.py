@@ -136,6 +136,17 @@ def test_an_agent_that_thinks_is_asked_without_its_temperature(world: LettaWorld
     assert asked == [(None, None), (None, 0.7)]
 
 
+@pytest.mark.parametrize("model", ["claude-opus-4-7", "claude-opus-4-8", "claude-sonnet-5", "claude-fable-5"])
+def test_an_agent_is_asked_without_the_temperature_that_its_model_refuses(
+    world: LettaWorld, model: str
+) -> None:
+    settings: Any = {"provider_type": "anthropic", "temperature": 0.7}
+    agent = world.agent(model=f"anthropic/{model}", model_settings=settings).id
+    send(world, agent, "Hi.", streamed=False)
+    asked = [(request.refusal, request.json.get("temperature")) for request in world.upstream.chats]
+    assert asked == [(None, None)]
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("model", MODELS)
 def test_thoughts_are_shown_and_go_back_to_their_places(

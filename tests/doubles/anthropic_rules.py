@@ -774,6 +774,9 @@ def _check_scalars(body: Json, betas: Betas, is_new: bool) -> None:
     for key in ("temperature", "top_p"):
         value = body.get(key, 0)
         _require(isinstance(value, int | float) and 0 <= value <= 1, f"{key}: range: 0..1")
+    takes_sampling = "enabled" in rules_of(body["model"]).thinking_types
+    for key in SAMPLING:
+        _require(takes_sampling or key not in body, f"`{key}` is deprecated for this model.")
     _require(
         not ("claude-" in body["model"] and {"temperature", "top_p"} <= body.keys()),
         "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",

@@ -186,6 +186,8 @@ def test_two_system_prompts_and_bodies_that_are_no_json_are_refused() -> None:
 
 def test_the_old_version_takes_a_temperature_but_not_with_thinking() -> None:
     check_request(orjson.dumps(body(temperature=0)), OLD)
+    with pytest.raises(Refused, match="`top_p` is deprecated for this model"):
+        check_request(orjson.dumps({**body(top_p=0.5), "model": "claude-sonnet-5"}), OLD)
     with pytest.raises(Refused, match="cannot both be specified"):
         check_request(orjson.dumps(body(temperature=0, top_p=0.5)), OLD)
     with pytest.raises(Refused, match="temperature"):
