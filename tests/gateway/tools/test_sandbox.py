@@ -48,9 +48,9 @@ def call(**arguments: Any) -> ForeignCall:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Sandbox:
-    made = Sandbox(PYTHON, 20.0)
-    assert asyncio.run(made.explain_refusal()) is None
-    return made
+    sandbox = Sandbox(PYTHON, 20.0)
+    assert asyncio.run(sandbox.explain_refusal()) is None
+    return sandbox
 
 
 # -- what works
@@ -477,7 +477,7 @@ async def test_a_sandbox_with_a_hole_is_not_used(
         return parts
 
     monkeypatch.setattr(module, "build_command", with_a_hole)
-    refusal = await Sandbox(PYTHON, 5.0).explain_refusal()
+    refusal = await Sandbox(PYTHON, 20.0).explain_refusal()
     assert refusal is not None
     assert "a probe got out of it: " in refusal
     assert f'"{passed}"' in refusal
