@@ -392,13 +392,13 @@ class TurnRun:
             next_commands += self._turn.feed(events.ToolFinished(answers[n].as_result(calls[n].call_id)))
         return next_commands
 
-    async def _await_tools(self, running: Coroutine[Any, Any, None]) -> None:
+    async def _await_tools(self, tool_run: Coroutine[Any, Any, None]) -> None:
         """Waits for tools. If they take long, the client gets a filler meanwhile."""
         filler = self.terms.filler
         if filler is None or not self._sends_at_once:
-            await self._with_comments(running)
+            await self._with_comments(tool_run)
             return
-        task = asyncio.ensure_future(self._with_comments(running))
+        task = asyncio.ensure_future(self._with_comments(tool_run))
         try:
             await asyncio.wait([task], timeout=filler.after_ms / 1000)
             if not task.done():

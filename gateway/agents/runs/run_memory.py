@@ -441,7 +441,7 @@ class RunMemory:
             agent=opened.agent,
             snapshot=snapshot,
             section=opened.section,
-            abandoned=None,
+            abandoned_exchange=None,
             exchange_row=exchange.id,
         )
         self.open_exchange = exchange

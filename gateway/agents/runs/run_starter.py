@@ -232,7 +232,7 @@ class RunStarter:
         keeper, run = self._keeper, accepted.run
         context = await self._read(request)
         check_not_paused(context.agent)
-        open_exchange = context.abandoned
+        open_exchange = context.abandoned_exchange
         if open_exchange is not None:
             context = resume_open_step(context)
         memory = RunMemory(

@@ -73,10 +73,12 @@ async def read_stored_context(
     if conversation is None and request.identity.conversation_key != DEFAULT_CONVERSATION:
         raise NotFound("there is no such conversation")
     path = list(stored_path.path)
-    abandoned = None
+    abandoned_exchange = None
     if path and path[-1].state is ExchangeState.OPEN:
         hasher = MessageHasher(agent.secret)
-        abandoned = path[-1] = abandon(path[-1], hasher, hash_exchanges(path[:-1], hasher), request.now)
+        abandoned_exchange = path[-1] = abandon(
+            path[-1], hasher, hash_exchanges(path[:-1], hasher), request.now
+        )
     tree = Tree(path)
     uid = make_conversation_uid() if conversation is None else conversation.uid
     context = MemoryContext(
@@ -89,7 +91,7 @@ async def read_stored_context(
         is_plain=False,
         conversation_uid=uid,
         summaries=stored_path.summaries,
-        abandoned=abandoned,
+        abandoned_exchange=abandoned_exchange,
     )
     blocks: Sequence[Block]
     if agent.is_stored:
@@ -127,11 +129,11 @@ def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessag
 
 def resume_open_step(context: MemoryContext) -> MemoryContext:
     """Returns a copy of the context that ends before the last step of the conversation, which is still open."""
-    abandoned = context.abandoned
-    assert abandoned is not None  # the caller has seen that a step is open
+    open_exchange = context.abandoned_exchange
+    assert open_exchange is not None  # the caller has seen that a step is open
     path = context.path[:-1]
-    context = replace(context, path=path, tree=Tree(path), abandoned=None)
-    return _with_plan(context, orjson.loads(abandoned.input or b"[]"), context.section, context.blocks)
+    context = replace(context, path=path, tree=Tree(path), abandoned_exchange=None)
+    return _with_plan(context, orjson.loads(open_exchange.input or b"[]"), context.section, context.blocks)
 
 
 async def reread_context(store: Store, context: MemoryContext) -> MemoryContext | None:
@@ -174,14 +176,14 @@ def rewind_context(
     """
     path = context.path
     if last_row is None:
-        path = path if context.abandoned is None else path[:-1]
+        path = path if context.abandoned_exchange is None else path[:-1]
     elif not last_row:
         path = ()
     elif last_row in context.path_ids:
         path = path[: next(n for n, exchange in enumerate(path, 1) if exchange.id == last_row)]
     if path == context.path:
         return context
-    context = replace(context, path=path, tree=Tree(path), abandoned=None)
+    context = replace(context, path=path, tree=Tree(path), abandoned_exchange=None)
     return _with_plan(context, _with_initial_messages(context, messages), context.section, context.blocks)
 
 
@@ -194,7 +196,7 @@ def with_ended_step(context: MemoryContext, step: Exchange) -> MemoryContext:
         return context
     context.tree.add(step)
     path = (*(exchange for exchange in context.path if exchange.id != step.id), step)
-    return replace(context, path=path, abandoned=None)
+    return replace(context, path=path, abandoned_exchange=None)
 
 
 def plan_next(
@@ -277,5 +279,5 @@ def make_open_command(context: MemoryContext, prompt: Prompt, run: Run | None, n
         shared=spec.shared_blocks,
         adopts_conversation=is_of_client,
         continued=[context.path[-1].id] if is_of_client and context.path else (),
-        abandoned=context.abandoned,
+        abandoned=context.abandoned_exchange,
     )

@@ -63,8 +63,12 @@ class SpokenText:
         """Adds a filler, or its beginning. is_shown: the client gets the filler at once."""
         self._add(Voice.FILLER, text, choose_separator(self.content_before, text), is_shown=is_shown)
 
-    def _add(self, voice: Voice, text: str, blanks: str, call: int = 0, *, is_shown: bool) -> None:
-        """Adds spoken text. blanks: white space to show before the text. call: the index of its call in the reply."""
+    def _add(self, voice: Voice, text: str, blanks: str, call_index: int = 0, *, is_shown: bool) -> None:
+        """Adds spoken text.
+
+        blanks: the white space that is shown before the text.
+        call_index: the index of the text's call in the reply.
+        """
         if voice is Voice.FILLER:
             self.filler += text
         else:
@@ -75,4 +79,4 @@ class SpokenText:
         if voice is Voice.FILLER:
             self._view.add_text(blanks + text)
         else:
-            self._view.add_spoken_text(text, blanks, call)
+            self._view.add_spoken_text(text, blanks, call_index)

@@ -80,7 +80,7 @@ class MemoryContext(Struct, frozen=True):
     # The summaries of the conversation, newest first; None: no summaries were read.
     summaries: Sequence[Summary] | None = None
     # An exchange that a process left open when it died, in the form in which it ends. It is written with the next one.
-    abandoned: Exchange | None = None
+    abandoned_exchange: Exchange | None = None
 
     @property
     def is_off(self) -> bool:
