@@ -97,7 +97,8 @@ class MemoryAccess(Struct, frozen=True):
     def _link_for_person(self, link: str) -> str | None:
         operator_path = page_path("m", self.uid)
         if not link.startswith(operator_path):
-            return link
+            # A person opens no other memory.
+            return None if link.startswith("m/") else link
         if link.startswith(page_path("m", self.uid, _SEARCH)):
             return None
         return page_path(*self.base) + link.removeprefix(operator_path)

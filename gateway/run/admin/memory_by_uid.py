@@ -46,6 +46,11 @@ async def load_labels(store: Store, uids: Collection[str]) -> dict[str, str]:
 
 async def load_other_profiles(store: Store, scope: Scope) -> list[str]:
     """Returns the other profiles in which a user has a memory."""
+    return [each.scope.profile for each in await load_other_memories(store, scope)]
+
+
+async def load_other_memories(store: Store, scope: Scope) -> list[Agent]:
+    """Returns the memories that a user has in other profiles."""
     memories = await store.forget_targets.list_memories(scope.project, None, scope.subject)
     agents = [await store.agents.find_by_id(row) for row in memories]
-    return [each.scope.profile for each in agents if each is not None and each.scope != scope]
+    return [each for each in agents if each is not None and each.scope != scope]

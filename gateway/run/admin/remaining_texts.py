@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.core.words import join_letters
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.fact_views import FactPage
-from gateway.run.admin.memory_by_uid import load_other_profiles
+from gateway.run.admin.memory_by_uid import load_other_memories
 from gateway.run.admin.memory_records import MessageRecord, get_source_kind
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import make_message_href, page_path
@@ -55,8 +55,11 @@ _SEARCH_DEADLINE_MS = 50.0
 
 # "source": a message from which a fact came. "turn": the reply or the question of a message. "reply": a reply of
 # another turn. "replacement": a fact that a fact replaced, or that replaced it. "fact": any other fact. "block": a
-# block. "conversation": the rest of a message's conversation. "remark": no single text.
-RemainingKind = Literal["source", "turn", "reply", "replacement", "fact", "block", "conversation", "remark"]
+# block. "conversation": the rest of a message's conversation. "memory": the
+# memory of the same user in another profile. "remark": no single text.
+RemainingKind = Literal[
+    "source", "turn", "reply", "replacement", "fact", "block", "conversation", "memory", "remark"
+]
 
 
 class RemainingRecord(Struct, frozen=True):
@@ -100,9 +103,14 @@ class RemainingTexts:
 
     async def list_of_memory(self) -> list[RemainingRecord]:
         """Returns the records that stay if the whole memory goes."""
-        profiles = await load_other_profiles(self._store, self._memory.scope)
+        other_memories = await load_other_memories(self._store, self._memory.scope)
         stays = [
-            RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in profiles
+            RemainingRecord(
+                f"What the profile {each.scope.profile!r} remembers of the same user.",
+                page_path("m", each.uid),
+                kind="memory",
+            )
+            for each in other_memories
         ]
         if any(block.is_shared for block in await self._store.memory_pages.list_blocks(self._memory.id)):
             stays.append(RemainingRecord("What is shared with others, without what came from here."))

@@ -512,6 +512,26 @@ def test_a_whole_forgetting_says_that_others_may_name_the_person(
         assert "people/words" not in person_of(world, "tom.h").page("/forget?all=1")
 
 
+def test_a_whole_forgetting_leads_to_what_another_profile_remembers(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """It was named without a link, and whoever forgot all of a person had to find it."""
+    with remember(upstream, tmp_path, PROFILE, ProfileSettings("coach")) as world:
+        operator = operator_of(world)
+        agent = speak(world, "Hello.")
+        world.chat(headers={"x-mnemogate-user": "alice", "x-mnemogate-agent": "coach"}).say("I run.")
+        uids = [each["uid"] for each in operator.twin("people")["items"]]
+        (other,) = {*uids} - {agent.uid}
+        stays = operator.twin(f"m/{agent.uid}/forget?all=1")["stays"]
+        assert [each["href"] for each in stays if each["kind"] == "memory"] == [f"m/{other}"]
+        shown = page(operator, f"m/{agent.uid}/forget?all=1")
+        assert f'href="../../m/{other}">Open that memory</a>' in shown
+        # The person's link opens one memory.
+        preview = person_of(world).page("/forget?all=1")
+        assert "What the profile" in plain(preview)
+        assert other not in preview
+
+
 def test_a_memory_calls_its_person_by_no_other_name(upstream: StrictUpstream, tmp_path: Path) -> None:
     """As by that of the model, or of the house, which the blocks of every memory have."""
     blocks = (
