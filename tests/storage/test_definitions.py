@@ -269,7 +269,9 @@ async def test_agents_are_listed_by_filter_order_and_page(
 async def test_few_agents_with_a_name_or_tags_are_not_sought_among_all_people(open_store: OpenStore) -> None:
     statements: list[str] = []
     store = await open_store(note=statements.append)
-    await make_agent(store, "ann", tags=["x", "y"])
+    draft = DefinitionDraft(PROJECT, DefinitionKind.IDENTITY, "i1", {"name": "Ann"}, "user_1")
+    identity = await store.definitions.add(draft, at=1.0)
+    await make_agent(store, "ann", tags=["x", "y"], identities=[identity.id])
     await Speaker(store).say([user("one")], assistant("First."), "c1")
     for wanted, name in (
         (AgentFilter(name="ann"), "ann"),
@@ -277,6 +279,8 @@ async def test_few_agents_with_a_name_or_tags_are_not_sought_among_all_people(op
         (AgentFilter(tags=["x"], order="updated"), "ann"),
         (AgentFilter(tags=["x", "y"], needs_all_tags=True, order="completed"), "ann"),
         (AgentFilter(tags=["user:alice"]), "default alice"),
+        (AgentFilter(identity="i1"), "ann"),
+        (AgentFilter(identity_keys=["user_1"]), "ann"),
     ):
         statements.clear()
         (found,) = await store.defined_agents.list_page(PROJECT, wanted, Page())
@@ -286,7 +290,11 @@ async def test_few_agents_with_a_name_or_tags_are_not_sought_among_all_people(op
         assert len(statements) > 1
 
 
-async def test_agents_are_found_by_their_identities_within_their_project(store: Store) -> None:
+@pytest.mark.parametrize("few_agents", [64, 0])
+async def test_agents_are_found_by_their_identities_within_their_project(
+    store: Store, monkeypatch: pytest.MonkeyPatch, few_agents: int
+) -> None:
+    monkeypatch.setattr(agents, "_FEW_AGENTS", few_agents)
     add = store.definitions.add
     kind = DefinitionKind.IDENTITY
     one = await add(DefinitionDraft(PROJECT, kind, "i1", {"name": "Ann"}, "user_1"), at=1.0)

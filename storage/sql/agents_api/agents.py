@@ -6,6 +6,7 @@ They end by `Forgetting`, as every memory does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -64,65 +65,82 @@ async def _get_agent_entry(connection: Connection, project: str, uid: str) -> Ag
 
 
 async def list_agents(
-    connection: Connection, project: str, filter: AgentFilter, page: Page[str]
+    connection: Connection, project: str, agent_filter: AgentFilter, page: Page[str]
 ) -> list[AgentEntry]:
     """Returns a page of a project's agents. page: with uids as cursors.
 
     Raises: NotFound if there is no agent with one of these uids.
     """
+    order = agent_filter.order
     low_uid, high_uid = page.ends
-    first = await _find_position(connection, project, filter.order, low_uid) or BEFORE_ALL
-    last = await _find_position(connection, project, filter.order, high_uid) or AFTER_ALL
-    tags = sorted(set(filter.tags))[:MAX_TAGS]
-    min_tags = len(tags) if filter.needs_all_tags else min(1, len(tags))
-    identity_keys = sorted(set(filter.identity_keys))[:MAX_TAGS]
-    few_rows = await _find_few_agents(connection, project, filter.name, tags, needs_all=filter.needs_all_tags)
-    statement = (
-        f"{filter.order}_{page.direction}" if few_rows is None else f"few_{filter.order}_{page.direction}"
-    )
+    first = await _find_position(connection, project, order, low_uid) or BEFORE_ALL
+    last = await _find_position(connection, project, order, high_uid) or AFTER_ALL
+    tags = sorted(set(agent_filter.tags))[:MAX_TAGS]
+    min_tags = len(tags) if agent_filter.needs_all_tags else min(1, len(tags))
+    identity_keys = sorted(set(agent_filter.identity_keys))[:MAX_TAGS]
+    few_rows = await _find_few_agents(connection, _list_searches(project, agent_filter, tags, identity_keys))
+    statement = f"{order}_{page.direction}" if few_rows is None else f"few_{order}_{page.direction}"
 
     async def read(low: PageEnd, high: PageEnd, size: int) -> tuple[list[AgentEntry], PageEnd | None]:
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
-        rows_between = (low[1], high[1]) if filter.order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
+        rows_between = (low[1], high[1]) if order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
         values: tuple[object, ...] = (
-            project, *rows_between, size, filter.name, lower_ascii(filter.text), tags, min_tags, filter.stop,
-            filter.identity, identity_keys, len(identity_keys),
+            project, *rows_between, size, agent_filter.name, lower_ascii(agent_filter.text), tags, min_tags,
+            agent_filter.stop, agent_filter.identity, identity_keys, len(identity_keys),
         )  # fmt: skip
-        if filter.order != "created":
+        if order != "created":
             values += (*low, *high)
         if few_rows is not None:
             values += (few_rows,)
         rows = await connection.fetch_rows(SQL[statement], values)
         entries = [_make_entry(row) for row in rows]
-        shown_entries = [entry for entry in entries if filter.includes_hidden or not _is_hidden(entry)]
+        shown_entries = [entry for entry in entries if agent_filter.includes_hidden or not _is_hidden(entry)]
         if len(rows) < size:
             return shown_entries, None
-        return shown_entries, await _find_position(connection, project, filter.order, entries[-1].agent.uid)
+        return shown_entries, await _find_position(connection, project, order, entries[-1].agent.uid)
 
     return await fill_page(page, first, last, read)
 
 
-async def _find_few_agents(
-    connection: Connection, project: str, name: str | None, tags: Sequence[str], *, needs_all: bool
-) -> list[int] | None:
-    """Returns the rows of all agents with a name or with tags, so that a list need not read all people of the project.
+class _AgentSearch(NamedTuple):
+    """A statement that finds agents by one condition of a filter, by an index."""
 
-    Returns None if they are more than `_FEW_AGENTS`, or neither a name nor tags are given. Some of the rows may be of
-    other agents, which the list leaves out by its own conditions.
+    # The name of the statement. It returns rows of agents, some perhaps of agents that lack other conditions.
+    statement: str
+    # The project, and the value of the condition.
+    values: tuple[object, ...]
 
-    needs_all: True if the agents have all of the tags.
+
+def _list_searches(
+    project: str, agent_filter: AgentFilter, tags: list[str], identity_keys: list[str]
+) -> list[_AgentSearch]:
+    """Returns a search for each condition of a filter that has an index. All agents of the list are in each."""
+    searches: list[_AgentSearch] = []
+    if agent_filter.name is not None:
+        searches.append(_AgentSearch("with_name", (project, agent_filter.name)))
+    if agent_filter.identity is not None:
+        searches.append(_AgentSearch("with_identity", (project, agent_filter.identity)))
+    if identity_keys:
+        searches.append(_AgentSearch("with_identity_keys", (project, identity_keys)))
+    # The agents with all tags are among those with any one of them.
+    tag_groups = [[tag] for tag in tags] if agent_filter.needs_all_tags else [tags] if tags else []
+    searches += [
+        _AgentSearch("with_tags", (project, tag_group))
+        for tag_group in tag_groups
+        if not any(tag.startswith(_PROFILE_TAG_PREFIX) for tag in tag_group)
+    ]
+    return searches
+
+
+async def _find_few_agents(connection: Connection, searches: Sequence[_AgentSearch]) -> list[int] | None:
+    """Returns the rows that a search finds, so that a list need not read all people of the project.
+
+    Returns None if each search finds more than `_FEW_AGENTS`, or there is no search.
     """
-    most = _FEW_AGENTS + 1
-    if name is not None:
-        agent_rows = await load_column(connection, SQL["with_name"], (project, name, most))
+    for search in searches:
+        agent_rows = await load_column(connection, SQL[search.statement], (*search.values, _FEW_AGENTS + 1))
         if len(agent_rows) <= _FEW_AGENTS:
             return agent_rows
-    # The agents with all tags are among those with any one of them.
-    for searched_tags in [[tag] for tag in tags] if needs_all else [tags] if tags else []:
-        if not any(tag.startswith(_PROFILE_TAG_PREFIX) for tag in searched_tags):
-            agent_rows = await load_column(connection, SQL["with_tags"], (project, searched_tags, most))
-            if len(agent_rows) <= _FEW_AGENTS:
-                return agent_rows
     return None
 
 
@@ -218,11 +236,11 @@ class DefinedAgents(StoreGroup):
         return sorted(entries, key=lambda entry: entry.agent.id)
 
     @long_reads
-    async def count(self, connection: Connection, project: str, filter: AgentFilter) -> int:
+    async def count(self, connection: Connection, project: str, agent_filter: AgentFilter) -> int:
         """Returns how many agents of a project a filter selects."""
         count = 0
         page: Page[str] = Page(limit=_COUNT_PAGE_AGENTS, newest_first=False)
-        while entries := await list_agents(connection, project, filter, page):
+        while entries := await list_agents(connection, project, agent_filter, page):
             count += len(entries)
             page = replace(page, after=entries[-1].agent.uid)
         return count

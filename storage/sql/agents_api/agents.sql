@@ -77,6 +77,16 @@ SELECT * FROM (SELECT g.agent FROM tags g
 UNION ALL SELECT a.id FROM profiles CROSS JOIN agents a ON a.project = ?1 AND a.profile = profiles.name
     AND a.subject {in:2:TEXT:64}
 
+-- name: with_identity
+-- Finds up to ?3 agents of a project with the identity of this public id.
+SELECT i.agent FROM definitions n CROSS JOIN attached i ON i.kind = 'identity' AND i.target = n.id
+WHERE +n.project = ?1 AND n.uid = ?2 LIMIT ?3
+
+-- name: with_identity_keys
+-- Finds up to ?3 agents of a project with an identity that has one of these keys.
+SELECT i.agent FROM definitions n CROSS JOIN attached i ON i.kind = 'identity' AND i.target = n.id
+WHERE n.project = ?1 AND n.kind = 'identity' AND n.name {in:2:TEXT:64} LIMIT ?3
+
 -- name: few_created
 -- Lists some agents as `created` does. ?13: their rows.
 {entry} WHERE a.id {in:13:BIGINT:64} AND {filter} ORDER BY a.id {direction} LIMIT ?4

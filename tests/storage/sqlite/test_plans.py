@@ -36,6 +36,7 @@ QUICK = {
     ),
     "agents_api/agents.sql": (
         "get", "newest", "created_down", "tags_of", "tags_up", "untag", "with_name", "with_tags",
+        "with_identity", "with_identity_keys",
     ),
     "agents_api/attached.sql": ("targets", "of_agents", "agents_with", "detach", "detach_all"),
     "agents_api/messages.sql": (
