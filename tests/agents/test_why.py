@@ -10,6 +10,7 @@ import pytest
 
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -24,11 +25,11 @@ def test_a_send_notes_what_its_first_step_recalled(world: LettaWorld) -> None:
     url = world.world.gateway.url
     world.upstream.queue(call_tools(Call("recall_memory", {"query": "cat"})), say("Zqmisox."))
     body = {"messages": [{"role": "user", "content": "What is the name of the cat of the house?"}]}
-    reply = httpx.post(f"{url}/v1/agents/{agent.id}/messages", json=body, timeout=30)
+    reply = httpx.post(f"{url}/v1/agents/{agent.id}/messages", json=body, timeout=PATIENCE_S)
     assert reply.status_code == 200
     id = reply.headers["x-mnemogate-request-id"]
     assert world.world.query("SELECT count(*) FROM recalls") == [1]
-    found = httpx.get(f"{url}/v1/memory/requests/{id}").json()
+    found = httpx.get(f"{url}/v1/memory/requests/{id}", timeout=PATIENCE_S).json()
     assert (found["why"], found["name"]) == ("recalled", agent.id)
     assert [(hit["kind"], hit["text"]) for hit in found["chosen"]] == [
         ("passage", "The cat of the house is called Zqmisox.")

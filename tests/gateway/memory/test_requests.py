@@ -40,7 +40,7 @@ def asked(world: World, text: str, **headers: str) -> str:
 
 
 def why(world: World, id: str) -> Any:
-    reply = httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}")
+    reply = httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}", timeout=PATIENCE_S)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
@@ -110,7 +110,7 @@ def test_a_request_that_names_a_user_is_shown_that_users_requests_alone(world: W
     url = f"{world.gateway.url}/v1/memory/requests/"
 
     def seen_as(**headers: str) -> int:
-        return httpx.get(f"{url}{id}", headers=headers).status_code
+        return httpx.get(f"{url}{id}", headers=headers, timeout=PATIENCE_S).status_code
 
     assert seen_as(**{"x-mnemogate-user": "bob"}) == 404
     assert seen_as(**{"x-mnemogate-user": "alice"}) == seen_as() == 200
@@ -118,7 +118,7 @@ def test_a_request_that_names_a_user_is_shown_that_users_requests_alone(world: W
     # A client chooses its ids, so requests of two users may have the same.
     for user in ("alice", "bob"):
         asked(world, QUESTION, **{"x-mnemogate-user": user, "x-request-id": "of-two"})
-    explanation = httpx.get(f"{url}of-two", headers={"x-mnemogate-user": "alice"}).json()
+    explanation = httpx.get(f"{url}of-two", headers={"x-mnemogate-user": "alice"}, timeout=PATIENCE_S).json()
     assert explanation["name"] == "alice"
 
 
@@ -200,7 +200,7 @@ def test_a_source_that_is_forgotten_has_no_text_and_a_forgotten_reply_no_page(wo
     assert b"Zqmisox" not in world.data()
     (turn,) = world.query("SELECT max(exchange) FROM recalls")
     world.gateway.call(forget(ForgetTarget(exchange_rows=[turn])))
-    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
+    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}", timeout=PATIENCE_S).status_code == 404
 
 
 @pytest.mark.both
@@ -211,10 +211,14 @@ def test_another_project_sees_nothing_and_an_unknown_id_is_a_404(world: World) -
     url = f"{world.gateway.url}/v1/memory/requests"
 
     def status(id: str, key: str) -> int:
-        return httpx.get(f"{url}/{id}", headers={"authorization": f"Bearer {key}"}).status_code
+        return httpx.get(
+            f"{url}/{id}", headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S
+        ).status_code
 
     assert [status(id, own), status(id, theirs), status("nothing", own)] == [200, 404, 404]
-    error = httpx.get(f"{url}/nothing", headers={"authorization": f"Bearer {own}"}).json()["error"]
+    error = httpx.get(
+        f"{url}/nothing", headers={"authorization": f"Bearer {own}"}, timeout=PATIENCE_S
+    ).json()["error"]
     assert error["message"].startswith("There is no such request.")
 
 
@@ -237,7 +241,7 @@ def test_requests_that_are_too_old_are_hidden_at_once(idle_retention: None, worl
     id = asked(world, FACT)
     assert why(world, id)["id"] == id
     world.clock.sleep(7 * 86_400 + 1)
-    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
+    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}", timeout=PATIENCE_S).status_code == 404
     assert world.query("SELECT count(*) FROM recalls") == [1]
     world.gateway.call(world.gateway.app.services.background.retention.forget_old())
     assert world.query("SELECT count(*) FROM recalls") == [0]

@@ -368,12 +368,14 @@ def test_a_request_that_cannot_be_read_any_more_is_given_up(
         becomes(lambda: len(attempts) == count)  # noqa: B023
         world.retry_job()
     assert polled(world, response.id).status == "failed"
-    told = told_events(httpx.get(f"{world.sdk.base_url}responses/{response.id}?stream=true").text)
+    told = told_events(
+        httpx.get(f"{world.sdk.base_url}responses/{response.id}?stream=true", timeout=PATIENCE_S).text
+    )
     assert [event["type"] for event in told] == FAILED_EVENTS
     numbers = [event["sequence_number"] for event in told]
     assert numbers == [*range(numbers[0], numbers[0] + 4)]
     rest = f"{world.sdk.base_url}responses/{response.id}?stream=true&starting_after={numbers[1]}"
-    assert told_events(httpx.get(rest).text) == told[2:]
+    assert told_events(httpx.get(rest, timeout=PATIENCE_S).text) == told[2:]
 
 
 def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
@@ -573,7 +575,7 @@ def test_a_response_that_ends_before_it_has_begun_is_streamed_from_its_beginning
 ) -> None:
     upstream.queue(fail(429, "Slow down."))
     body: Json = {"model": "m", "input": "Hi", "user": "alice", "background": True, "stream": True}
-    told = told_events(httpx.post(f"{world.sdk.base_url}responses", json=body).text)
+    told = told_events(httpx.post(f"{world.sdk.base_url}responses", json=body, timeout=PATIENCE_S).text)
     assert [(event["sequence_number"], event["type"]) for event in told] == [*enumerate(FAILED_EVENTS)]
     first, last = told[0]["response"], told[-1]["response"]
     assert (first["id"], first["status"], first["error"]) == (last["id"], "in_progress", None)

@@ -17,6 +17,7 @@ from gateway.run.admin.link_operations import LINK_PATH, RIGHTS, LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
+from tests.patience import PATIENCE_S
 from tests.rows import each_row
 
 
@@ -31,7 +32,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 
 def ask(world: World, body: Any, **headers: str) -> httpx.Response:
-    return httpx.post(f"{world.gateway.url}/v1/memory/links", json=body, headers=headers)
+    return httpx.post(f"{world.gateway.url}/v1/memory/links", json=body, headers=headers, timeout=PATIENCE_S)
 
 
 def links(world: World) -> LinkOperations:
@@ -115,7 +116,7 @@ def test_a_link_is_under_the_host_that_was_asked(world: World) -> None:
 def test_a_body_that_cannot_be_read_is_refused(world: World) -> None:
     many = b'{"user":"alice","x":[%b0]}' % (b"0," * MAX_VALUES)
     for body, status in ((b"{", 400), (many, 413)):
-        reply = httpx.post(f"{world.gateway.url}/v1/memory/links", content=body)
+        reply = httpx.post(f"{world.gateway.url}/v1/memory/links", content=body, timeout=PATIENCE_S)
         assert reply.status_code == status
 
 
