@@ -177,16 +177,19 @@ class IdentityDefinition(_Stored, frozen=True):
 class ConversationDefinition(_Stored, frozen=True):
     """A conversation as a caller has described it, and the model with which it goes on."""
 
-    # A text for people, as `description`.
+    # A short text about the conversation, for people.
     summary: str | None = None
+    # A description of the conversation, for people.
     description: str | None = None
     # Lists leave the conversation out.
     hidden: bool = False
     # The time at which the conversation was archived, in seconds since the epoch; None: not archived.
     archived: float | None = None
-    # The model, in place of the agent's, like the two fields after it.
+    # The model that answers in place of the agent's; None: the agent's.
     model: str | None = None
+    # The tokens of the window in place of the agent's; None: the agent's.
     context_window: int | None = None
+    # The settings of sampling that replace the agent's.
     sampling: dict[str, Any] = field(default_factory=dict)
     # The fields that `AgentDefinition` retains, too.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")

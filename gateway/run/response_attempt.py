@@ -115,30 +115,7 @@ class ResponseAttempt:
     ) -> None:
         """Makes a response, and ends its run."""
         try:
-            with QueueTicket() as ticket:
-                continued = await self._reserve(identity.project, request, ticket)
-                if continued is not None:
-                    # All other items are in a turn already: another response's, or that of an earlier attempt.
-                    request = request.with_waiting({item["id"] for item in continued.items})
-                make_view = request.make_view_factory(
-                    turn_name=receipt.find_begun_turn,
-                    count_usage=receipt.count_usage,
-                    answering_model=receipt.name_answering_model,
-                    first_number=self.log.next_number,
-                    has_begun=self.log.has_events,
-                )
-                request_context = RequestContext((), identity.project)
-                if (accepted := self.find_accepted_response()) is not None:
-                    request_context = accepted.request_context
-                await self.services.chat.answer(
-                    request.chat,
-                    request_context,
-                    self.log,
-                    receipt,
-                    make_view,
-                    continued=continued,
-                    record=record,
-                )
+            await self._make_response(request, identity.project, receipt, record)
         except ClientGone:
             await self._ending.end(
                 await self.services.runs.as_cancelled(self.log.run, self.log.shown_response)
@@ -160,6 +137,35 @@ class ResponseAttempt:
         else:
             has_caller_key = self.find_accepted_response() is not None
             await self._ending.end_refused(self.log.error_reply, has_caller_key=has_caller_key)
+
+    async def _make_response(
+        self, request: BackgroundRequest, project: str, receipt: Receipt, record: TurnRecord
+    ) -> None:
+        """Has the request answered into the log. Raises: as `Chat.answer`; Conflict."""
+        with QueueTicket() as ticket:
+            continued = await self._reserve(project, request, ticket)
+            if continued is not None:
+                # All other items are in a turn already: another response's, or that of an earlier attempt.
+                request = request.with_waiting({item["id"] for item in continued.items})
+            make_view = request.make_view_factory(
+                turn_name=receipt.find_begun_turn,
+                count_usage=receipt.count_usage,
+                answering_model=receipt.name_answering_model,
+                first_number=self.log.next_number,
+                has_begun=self.log.has_events,
+            )
+            request_context = RequestContext((), project)
+            if (accepted := self.find_accepted_response()) is not None:
+                request_context = accepted.request_context
+            await self.services.chat.answer(
+                request.chat,
+                request_context,
+                self.log,
+                receipt,
+                make_view,
+                continued=continued,
+                record=record,
+            )
 
     async def _reserve(
         self, project: str, request: BackgroundRequest, ticket: QueueTicket

@@ -29,11 +29,15 @@ class MessageSpan(NamedTuple):
 
 
 class HashedPrefix(Struct, frozen=True):
-    """The beginning of a client's list as an earlier request has hashed it. `HashedList` documents the attributes."""
+    """The beginning of a client's list as an earlier request has hashed it."""
 
+    # The index of each message in that request, which has system messages, too.
     positions: array[int]
+    # The number of atoms before each message, and at last the number of all atoms.
     offsets: array[int]
+    # The number of messages up to the last assistant message.
     answered_count: int
+    # The hash of the path up to the last assistant message.
     answered_path_hash: bytes
     # The atoms of all messages of the prefix, concatenated.
     atoms: bytes

@@ -43,6 +43,7 @@ class _Language(NamedTuple):
 class _Table(NamedTuple):
     """The content of the file of order words."""
 
+    # The languages, in the order of the file.
     languages: Sequence[_Language]
     # Finds the words of a question that name no event, in any of the languages.
     frame: re.Pattern[str]
