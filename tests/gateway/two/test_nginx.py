@@ -106,7 +106,8 @@ def test_an_operator_stays_signed_in(tmp_path: Path, url: str) -> None:
 
 def test_a_websocket_passes(tmp_path: Path, url: str) -> None:
     with serve_behind_nginx(tmp_path, url) as (_, port):
-        with connect(f"ws://127.0.0.1:{port}/v1/responses", proxy=None) as websocket:
+        address = f"ws://127.0.0.1:{port}/v1/responses"
+        with connect(address, proxy=None, open_timeout=PATIENCE_S, close_timeout=PATIENCE_S) as websocket:
             websocket.send('{"type":"response.steer","input":"Faster!","previous_response_id":"resp_1"}')
             assert orjson.loads(websocket.recv(PATIENCE_S))["type"] == "response.steer.failed"
         assert chat(port, make_messages([], "Hello."))[1] == "on"
