@@ -16,6 +16,7 @@ from storage.records import REPLY, Atom, Exchange, ExchangeState, make_message_k
 
 
 def repeats_off_record(
+    tree: Tree,
     query: Query,
     exchange: Exchange,
     match_point: Exchange | None,
@@ -32,7 +33,13 @@ def repeats_off_record(
     if repeats or match_point is None or any(map(is_user, exchange.inputs)):
         return repeats
     if query.ignores_forgotten:
-        # If only the question was forgotten, its calls are still there, and their results join the conversation.
+        # If a call is still there, its result joins the conversation, although the question was forgotten, or an
+        # earlier result with the reply to it.
+        while match_point.state is ExchangeState.FORGOTTEN and tree.is_mid_turn(match_point):
+            parent = tree.find_parent(match_point)
+            if parent is None:
+                break
+            match_point = parent
         return lacks_reply(match_point) and any(map(is_result, exchange.inputs))
     return ends_off_record(match_point)
 

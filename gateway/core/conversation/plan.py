@@ -122,7 +122,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         resent_count=continuation.resent_count,
         redactions=find_redactions(tree, query, exchange, messages, len(pending), rivals),
         is_off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
-        or repeats_off_record(query, exchange, match_point, rivals, follows_head=head is not None),
+        or repeats_off_record(tree, query, exchange, match_point, rivals, follows_head=head is not None),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
     )
 

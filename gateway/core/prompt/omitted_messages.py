@@ -136,9 +136,9 @@ def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list
         ):
             sendable += present_elements
         elif is_continued_by_list and group is groups[-1]:
-            # The first messages of the list belong to this group, so no older message may stand right before them. The
-            # results of tools go with their calls.
-            return present_elements if is_result(listing.atoms[0]) else []
+            # The first messages of the list belong to this group, so no older message may stand right before them. But
+            # the results of tools go with their calls.
+            sendable = sendable + present_elements if is_result(listing.atoms[0]) else []
     return sendable
 
 

@@ -728,7 +728,9 @@ def test_a_result_goes_with_its_call_after_a_deletion(
     world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
     respond(world, input=[result], **asked_with)
     roles = [message["role"] for message in upstream.last.messages]
-    assert roles == (["user"] if deleted == 5 else []) + ["assistant", "tool"]
+    assert roles == ["user", "assistant", *(["user"] if deleted == 5 else []), "assistant", "tool"]
+    types = [each["type"] for each in items_of(world, conversation.id)]
+    assert types[-3:] == ["function_call", "function_call_output", "message"]
 
 
 def test_the_calls_after_a_deleted_question_get_their_results(world: World, upstream: StrictUpstream) -> None:
