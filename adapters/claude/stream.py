@@ -212,6 +212,7 @@ class StreamTranslator:
     # -- the blocks of the message
 
     def _begin_block(self, event_json: Json) -> list[Event]:
+        """Begins a content block, and returns the chunks for what it has from its beginning on."""
         fields = event_json.get("content_block") or {}
         index = event_json.get("index", len(self._blocks))
         block = _ContentBlock(
@@ -237,6 +238,7 @@ class StreamTranslator:
         return []
 
     def _add_delta(self, event_json: Json, delta: Json) -> list[Event]:
+        """Adds a delta to its content block, and returns the chunks for it."""
         delta_type = delta["type"]
         block = self._blocks.get(event_json.get("index", -1))
         if block is None:

@@ -191,8 +191,8 @@ def _find_mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
             yield f"{path}.takes.{capability}: expected true or false, saw {value!r}"
     if "#" in upstream.name:
         yield f"{path}: '#' is for the numbers of its keys"
-    sent = (*upstream.keys, *upstream.headers, *upstream.headers.values())
-    if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
+    header_texts = (*upstream.keys, *upstream.headers, *upstream.headers.values())
+    if any(re.search(r"[\x00-\x1f\x7f]", text) for text in header_texts):
         yield f"{path}: a key or a header has a line end or another control character in it"
     for name in upstream.headers:
         if not is_header_name(name) or name.lower() in _FRAMING_HEADERS:

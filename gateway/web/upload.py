@@ -106,6 +106,7 @@ class UploadBody:
             raise
 
     async def _receive_piece(self) -> bytes:
+        """Returns the next piece of the body. Raises: BodyTimeout, ClientGone, BodyTooLarge, BadRequest."""
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         try:

@@ -119,7 +119,7 @@ async def _apply_steps(raw: RawConnection, name: str, steps: Sequence[PostgresMi
     while True:
         try:
             async with raw.transaction():
-                return await _try_to_apply(raw, name, steps)
+                return await _apply_next_step(raw, name, steps)
         except asyncpg.InsufficientPrivilegeError as error:
             raise ServerRefused(
                 f"{name}: {error}. Bring the schema to version {get_latest_version(steps)} as another role: "
@@ -131,7 +131,11 @@ async def _apply_steps(raw: RawConnection, name: str, steps: Sequence[PostgresMi
         await asyncio.sleep(_PAUSE_S)
 
 
-async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
+async def _apply_next_step(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
+    """Applies the next step, in the transaction of a connection; a database at the latest version stays as it is.
+
+    Raises: SchemaTooOld, ForeignDatabase.
+    """
     # Gateways that start at the same time wait for each other, however long a step takes. The later ones find it done.
     await raw.execute(
         "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;"

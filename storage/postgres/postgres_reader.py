@@ -51,15 +51,19 @@ class PostgresReader:
         limit_ms = choose_deadline_ms(deadline_ms)
         timeout_s = default_s if limit_ms is None else limit_ms / 1000
         try:
-            return await self._read_on(PostgresConnection, operation, timeout_s)
+            return await self._read_by(PostgresConnection, operation, timeout_s)
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._read_on(MendingConnection, operation, timeout_s)
+        return await self._read_by(MendingConnection, operation, timeout_s)
 
-    async def _read_on(
+    async def _read_by(
         self, connection_type: type[PostgresConnection], operation: Operation[T], timeout_s: float
     ) -> T:
+        """Returns the result of an operation. connection_type: the type of the connection that the operation gets.
+
+        Raises: StoreTimeout, StoreUnavailable, and the operation's own errors.
+        """
         pool = self._pool
         deadline = self._loop.time() + timeout_s
         pool.server.check()

@@ -175,12 +175,13 @@ def make_shown_exchanges(rows: Iterable[Sequence[Any]]) -> list[ShownExchange]:
 
 
 def _make_shown_exchange(row: Sequence[Any]) -> ShownExchange:
+    """Returns the record of a row of `{shown}`."""
     (
-        input_, shown_reply, prefix_is_shared, previous_seq, id, conversation, seq, begun, touched, ended, stopped,
-        state, active, continued, prefix_length, redactions, inputs, reply, *_,
+        input_, shown_reply, prefix_is_shared, previous_seq, exchange_row, conversation, seq, begun, touched, ended,
+        stopped, state, active, continued, prefix_length, redactions, inputs, reply, *_,
     ) = row  # fmt: skip
     exchange = Exchange(
-        id,
+        exchange_row,
         conversation,
         parent=None,
         depth=0,

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from storage.batch_records import parse_call_origin
-from storage.database import Connection
+from storage.database import Connection, Row
 from storage.forget_commands import RevisedValue
 from storage.records import MANUAL_ORIGINS, Block, list_lost_lines
 from storage.row_bytes import count_text_bytes
@@ -531,6 +531,7 @@ class _Division:
                 await self._add_version(connection, version)
 
     async def _add_version(self, connection: Connection, version: BlockVersion) -> None:
+        """Adds the next version of the block to `clean`, or to `later` from the first erased content on."""
         lines = version.value.split("\n")
         quoting_lines = {
             line for line in lines if any(has_whole_words(line.casefold(), text) for text in self._texts)
@@ -555,19 +556,27 @@ class _Division:
             revised_value = RevisedValue(self._clean_values[version.restores], is_clean=True)
         else:
             edit_row = None if edit_key is None else await connection.fetch_row(SQL["edit_of_call"], edit_key)
-            revised_value = RevisedValue(
-                version.value
-                if is_erased
-                else "\n".join(line for line in lines if line not in quoting_lines),
-                is_erased,
-                remaining=[
-                    text
-                    for row in version.source_rows & self._remaining_texts.keys()
-                    for text in self._remaining_texts[row]
-                ],
-                edit=None if edit_row is None else make_edit(edit_row),
-                restores=self._later_indexes.get(version.restores),
-                is_manual=version.origin in MANUAL_ORIGINS,
-            )
+            revised_value = self._revise(version, quoting_lines, edit_row, is_erased=is_erased)
         self._later_indexes[version.number] = len(self.later)
         self.later.append(_RevisedVersion(version, revised_value))
+
+    def _revise(
+        self, version: BlockVersion, quoting_lines: set[str], edit_row: Row | None, *, is_erased: bool
+    ) -> RevisedValue:
+        """Returns the value of a version without the lines that quote a text; a version that is erased has them all.
+
+        edit_row: the row of the edit that made the version; None: no edit made it, or the edit is to be erased.
+        """
+        remaining_lines = [line for line in version.value.split("\n") if line not in quoting_lines]
+        return RevisedValue(
+            version.value if is_erased else "\n".join(remaining_lines),
+            is_erased,
+            remaining=[
+                text
+                for row in version.source_rows & self._remaining_texts.keys()
+                for text in self._remaining_texts[row]
+            ],
+            edit=None if edit_row is None else make_edit(edit_row),
+            restores=self._later_indexes.get(version.restores),
+            is_manual=version.origin in MANUAL_ORIGINS,
+        )

@@ -174,6 +174,7 @@ def read_native(body: bytes, upstream_path: str, max_messages: int) -> NativeRes
 
 
 def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponsesRequest | None:
+    """Returns the request of a body; None: memory cannot read it. Raises: BadRequest, BodyTooLarge."""
     json = read_object(body)
     if not _is_readable(body, json, max_messages):
         return None
