@@ -14,6 +14,7 @@ from letta_client.types import Folder
 from gateway.agents.api._route import read_uid
 from gateway.agents.files.folder_contents import FolderContents
 from gateway.agents.files.folders import Folders
+from gateway.agents.tools import file_tools
 from gateway.agents.tools.file_tools import SEARCH_UNAVAILABLE
 from gateway.run.tools.searches import INCOMPLETE
 from storage.definition_records import DefinitionKind
@@ -23,6 +24,7 @@ from storage.sql.agents_api.folder_files import Files
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.test_recall_memory import make_late
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.patience import SHORT_S
 from tests.storage.api import bytes_in
 
 PLAN = "# Plan\n\nThe boat is called Albatross.\n\nIt sails on Friday.\n"
@@ -295,13 +297,19 @@ def test_many_matches_are_shown_a_page_at_a_time_and_long_lines_are_cut(world: L
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "((a{1,100}){1,100}){1,100}b", "(a|b)*c"])
-def test_a_pattern_that_takes_time_or_memory_without_end_ends(world: LettaWorld, pattern: str) -> None:
+def test_a_pattern_that_takes_time_or_memory_without_end_ends(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setattr(file_tools, "_GREP_S", SHORT_S)
     notes = folder(world, evil="a" * 3_000_000 + "!")
     agent = world.agent(folder_ids=[notes.id])
     assert "longer than a second, or too much memory" in ask(world, agent.id, "grep_files", pattern=pattern)
 
 
-def test_matches_before_a_grep_is_stopped_are_shown_as_incomplete(world: LettaWorld) -> None:
+def test_matches_before_a_grep_is_stopped_are_shown_as_incomplete(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_tools, "_GREP_S", 4 * SHORT_S)  # also for the first file
     notes = folder(world, calm="aaa", evil="a" * 3_000_000 + "!")
     agent = world.agent(folder_ids=[notes.id])
     first, match, end = ask(world, agent.id, "grep_files", pattern="(a+)+$").splitlines()

@@ -1,12 +1,13 @@
-"""Lifts the deadlines of tools: on a busy machine, tests of other things would reach them."""
+"""Lifts the deadlines of tools and searches: on a busy machine, tests of other things would reach them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from gateway.agents.tools import mcp, webhook
+from gateway.agents.tools import argument_check, file_tools, mcp, webhook
 from gateway.run.tools import searches
+from storage.sql import people_search
 from tests.patience import PATIENCE_S
 
 
@@ -16,5 +17,8 @@ def lift(put: Callable[[Any, str, float], None] = setattr) -> None:
     put: the function that replaces an attribute of a module, as `setattr` or `MonkeyPatch.setattr`.
     """
     put(searches, "SEARCH_MS", PATIENCE_S * 1000)
+    put(people_search, "_DEADLINE_MS", PATIENCE_S * 1000)
+    put(file_tools, "_GREP_S", PATIENCE_S)
+    put(argument_check, "CHECK_S", PATIENCE_S)
     for module in (mcp, webhook):
         put(module, "TIMEOUT_S", PATIENCE_S)

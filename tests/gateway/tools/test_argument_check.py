@@ -11,7 +11,7 @@ from gateway.agents.tools import argument_check as module
 from gateway.agents.tools.argument_check import validate_arguments
 from gateway.agents.tools.children import Children
 from gateway.core.turn import arguments as checks
-from tests.patience import PATIENCE_S, SHORT_S
+from tests.patience import SHORT_S
 
 Json = dict[str, Any]
 NAMES = [f"{'x' * 55}{n}" for n in range(2000)]  # 130 kB
@@ -44,7 +44,6 @@ async def test_large_arguments_are_not_checked_in_this_process(
     part, arguments, says = LARGE[keyword]
     for name in ("are_valid", "repair_arguments"):
         monkeypatch.setattr(checks, name, None)
-    monkeypatch.setattr(module, "CHECK_S", PATIENCE_S)
     meant, wrong = await validate_arguments(Children(), "tool", schema_of(part), arguments)
     assert meant == arguments
     assert wrong is not None
