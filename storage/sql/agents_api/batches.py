@@ -69,7 +69,8 @@ class Batches(StoreGroup):
         await self._items.end(batch.id, RunState.FAILED, "error", at)
         await self._database.bulk_write(self.make_finish_effect(batch.id, BatchState.FAILED, at))
 
-    async def _find_job(self, batch: Batch) -> int | None:
+    async def _find_job_id(self, batch: Batch) -> int | None:
+        """Returns the id of the job that performs a batch; None: the batch has no job."""
         return await self._database.read(
             lambda connection: connection.fetch_value(SQL["find_job"], (batch.uid,))
         )
@@ -147,16 +148,16 @@ class Batches(StoreGroup):
         """
         await self._database.bulk_write(self.make_finish_effect(batch.id, BatchState.CANCELLED, at))
         stored_batch = await self.get(None, batch.uid)
-        job = await self._find_job(batch)
+        job_id = await self._find_job_id(batch)
         if stored_batch.state is BatchState.CANCELLED:
-            only_without_reply = not (job is None or deletes_job)
+            only_without_reply = not (job_id is None or deletes_job)
             await self._items.end(
                 batch.id, RunState.CANCELLED, "cancelled", at, only_without_reply=only_without_reply
             )
-        if job is not None:
+        if job_id is not None:
             # The job may have ended meanwhile.
             with suppress(NotFound):
-                await (self._jobs.cancel(job) if deletes_job else self._jobs.retry(job))
+                await (self._jobs.cancel(job_id) if deletes_job else self._jobs.retry(job_id))
         return stored_batch
 
 

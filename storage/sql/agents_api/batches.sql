@@ -36,8 +36,11 @@ WHERE b.state IN ('created', 'running') GROUP BY 1, 2
 UPDATE batches SET state = ?2, ended = ?3 WHERE id = ?1 AND state IN ('created', 'running')
 
 -- name: find_job
--- Finds the job of a batch.
-SELECT id FROM jobs WHERE agent = 0 AND kind = 'batch' AND key = ?
+-- Finds the job of a batch: the first of its serial group, one that waits after it, or a dead one. Each of the three has
+-- an index; for all jobs of a key there is none.
+SELECT id FROM jobs WHERE agent = 0 AND kind = 'batch' AND CASE agent WHEN 0 THEN key ELSE '' END = ?1 AND first = 1
+UNION ALL SELECT id FROM jobs WHERE agent = 0 AND kind = 'batch' AND key = ?1 AND first = 0 AND state = 'pending'
+UNION ALL SELECT id FROM jobs WHERE +agent = 0 AND kind = 'batch' AND key = ?1 AND state = 'dead'
 
 -- name: list_half_accepted
 -- Lists the batches from before a time that have not ended and have no job yet.
