@@ -106,16 +106,16 @@ def test_the_settings_that_the_otlp_variables_make() -> None:
         }
     )
     assert found == OtlpSettings(
-        "https://other/path",
-        (("authorization", "Basic a2V5"), ("x-b", "c=")),
-        2.5,
-        True,
-        {"service.name": "prod", "deployment.environment.name": "a,b"},
-        "traceidratio",
-        0.01,
-        0.1,
-        300,
-        300,
+        endpoint="https://other/path",
+        headers=(("authorization", "Basic a2V5"), ("x-b", "c=")),
+        timeout_s=2.5,
+        is_compressed=True,
+        resource={"service.name": "prod", "deployment.environment.name": "a,b"},
+        sampler="traceidratio",
+        ratio=0.01,
+        delay_s=0.1,
+        queue_spans=300,
+        batch_spans=300,
     )
     assert "a2V5" not in repr(found)
 
