@@ -105,8 +105,10 @@ def test_the_settings_that_the_otlp_variables_make() -> None:
             "OTEL_BSP_MAX_QUEUE_SIZE": "300",
         }
     )
+    assert found is not None and found.tls is not None  # TLS contexts are equal to none but themselves
     assert found == OtlpSettings(
         endpoint="https://other/path",
+        tls=found.tls,
         headers=(("authorization", "Basic a2V5"), ("x-b", "c=")),
         timeout_s=2.5,
         is_compressed=True,
