@@ -105,7 +105,8 @@ def test_the_settings_that_the_otlp_variables_make() -> None:
             "OTEL_BSP_MAX_QUEUE_SIZE": "300",
         }
     )
-    assert found is not None and found.tls is not None  # TLS contexts are equal to none but themselves
+    assert found is not None
+    assert found.tls is not None
     assert found == OtlpSettings(
         endpoint="https://other/path",
         tls=found.tls,
