@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from storage.forget_commands import ForgetTarget
 from tests.core.conversations import assistant, user
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, comes
 from tests.postgres import empty_database, query
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
@@ -169,8 +169,7 @@ async def test_closing_does_not_wait_for_who_holds_vacuum_back(
             await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE_S):
         await store.close()
-    await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() if "_sweep" in str(task.get_coro())]
+    await comes(lambda: not [task for task in asyncio.all_tasks() if "_sweep" in str(task.get_coro())])
     await reader.close()
 
 

@@ -519,8 +519,10 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
 
 
 async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path: Path) -> None:
+    earlier = set(threading.enumerate())  # the writer's thread of an earlier test may still end
     bench, beside = await hold_up(make, path)
-    (thread,) = (each for each in threading.enumerate() if each.name == "mnemogate-writer")
+    started = set(threading.enumerate()) - earlier
+    (thread,) = (each for each in started if each.name == "mnemogate-writer")
     bench.writer.report_fault(StoreFailed("the disk is gone"))
     await asyncio.sleep(0)  # mending waits for the checkpoint
     await bench.writer.close(timeout_s=0.01)
