@@ -501,7 +501,7 @@ async def test_where_no_descriptor_is_left_a_call_is_an_error_and_keeps_none(
     before = len(os.listdir("/proc/self/fd"))
     answer = await sandbox.run("def tool(): return 1", call())
     assert answer.content == "Error: tool could not be started (Too many open files)."
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # files of an earlier test may be closed meanwhile
 
 
 async def test_without_bubblewrap_there_are_no_such_tools(monkeypatch: pytest.MonkeyPatch) -> None:
