@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.agents.tools import argument_check, file_tools, mcp, webhook
+from gateway.run.admin import mcp_tool_calls, remaining_texts, word_counts, word_search
+from gateway.run.memory import trial
 from gateway.run.tools import searches
 from storage.sql import people_search
 from tests.patience import PATIENCE_S
@@ -16,8 +18,17 @@ def lift(put: Callable[[Any, str, float], None] = setattr) -> None:
 
     put: the function that replaces an attribute of a module, as `setattr` or `MonkeyPatch.setattr`.
     """
-    put(searches, "SEARCH_MS", PATIENCE_S * 1000)
-    put(people_search, "_DEADLINE_MS", PATIENCE_S * 1000)
+    for module, name in (
+        (mcp_tool_calls, "SEARCH_MS"),
+        (people_search, "_DEADLINE_MS"),
+        (remaining_texts, "_SEARCH_DEADLINE_MS"),
+        (searches, "SEARCH_MS"),
+        (trial, "_DEADLINE_MS"),
+        (word_counts, "SHORT_DEADLINE_MS"),
+        (word_search, "SHORT_DEADLINE_MS"),
+        (word_search, "_DEADLINE_MS"),
+    ):
+        put(module, name, PATIENCE_S * 1000)
     put(file_tools, "_GREP_S", PATIENCE_S)
     put(argument_check, "CHECK_S", PATIENCE_S)
     for module in (mcp, webhook):
