@@ -226,6 +226,7 @@ class Gateway:
         if self._mcp_task is not None:
             self._mcp_task.cancel()
             await asyncio.gather(self._mcp_task, return_exceptions=True)
+        await self._page.aclose()
         await self.services.stop()
         self.access.flush()
         if self._stop_began_at is not None:

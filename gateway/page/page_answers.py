@@ -48,14 +48,6 @@ class ReplyMaker:
         self._paths = paths
         self._loaded_renderer: Renderer | None = None
 
-    def list_templates(self) -> list[str]:
-        """Returns the names of all templates."""
-        return self._renderer.list_templates()
-
-    def load_template(self, name: str) -> None:
-        """Loads a template, which takes up to 50 ms. Any thread may call it."""
-        self._renderer.load(name)
-
     def make_reply(self, request: PageRequest, answer: Answer) -> PageReply:
         """Returns the answer of a screen or an action as a page, as JSON, as a file, or as a redirect.
 
@@ -83,13 +75,13 @@ class ReplyMaker:
         made_at = self._now()
         async for context in answer.parts:
             html = await asyncio.to_thread(
-                self._renderer.render, answer.template, "", {}, made_at=made_at, **context
+                self.renderer.render, answer.template, "", {}, made_at=made_at, **context
             )
             yield html.encode("utf-8", "replace")
 
     def _render_view(self, request: PageRequest, view: View) -> PageReply:
         visitor, error = request.visitor, view.error
-        html = self._renderer.render(
+        html = self.renderer.render(
             view.template,
             request.raw_path,
             request.query,
@@ -155,7 +147,7 @@ class ReplyMaker:
 
     def get_static(self, request: PageRequest) -> PageReply:
         """Returns a static file. Raises: UnknownPath."""
-        file = self._renderer.files.get(request.path.removeprefix(STATIC))
+        file = self.renderer.files.get(request.path.removeprefix(STATIC))
         if file is None or not request.is_read:
             raise make_unknown_page_error()
         return PageReply(200, file.content_type, file.data, may_be_cached=True)
@@ -180,7 +172,8 @@ class ReplyMaker:
         return self._render_view(request, View(None, "login.html", "Sign in", context, error))
 
     @property
-    def _renderer(self) -> Renderer:
+    def renderer(self) -> Renderer:
+        """The renderer of all pages. Any thread may use it."""
         if self._loaded_renderer is None:
             # Jinja2 is loaded with the first page: a gateway whose pages are not visited does not need it.
             from gateway.page.rendering import Renderer

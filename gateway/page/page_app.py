@@ -161,6 +161,12 @@ class PageApp:
                 raise
             await send_page(self._reply_maker.make_error(request, _as_gateway_error(error)))
 
+    async def aclose(self) -> None:
+        """Ends the loading of templates."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+
     def _mask_path(self, path: str) -> str:
         """Returns the path as the log may show it: no token, uid or label."""
         first_part, _, other_parts = path.removesuffix(".json").partition("/")
@@ -183,7 +189,7 @@ class PageApp:
             )
         if scope["path"] == "/ui":
             return redirect("ui/", 307)
-        if self._loading is None:
+        if self._loading is None and not request.is_twin:
             self._loading = asyncio.create_task(self._load_templates())
         if request.path.startswith(STATIC):
             return self._reply_maker.get_static(request)
@@ -198,9 +204,10 @@ class PageApp:
 
     async def _load_templates(self) -> None:
         """Loads all templates, one at a time, so that the first look at a screen does not wait for its templates."""
-        for name in self._reply_maker.list_templates():
+        renderer = self._reply_maker.renderer
+        for name in renderer.list_templates():
             async with self._render_lock:
-                await asyncio.to_thread(self._reply_maker.load_template, name)
+                await asyncio.to_thread(renderer.load, name)
 
     async def _check_origin(self, request: PageRequest) -> None:
         """Raises: NotAllowed: a change comes from another origin, or names none where it has to."""

@@ -104,7 +104,7 @@ class AgentFileRoutes:
         for agent in file.agents:
             model = agent.definition.model or self._api.choose_first_model(request)
             definition = replace(agent.definition, model=model)
-            conversation_models = {conversation.definition.model for conversation in agent.conversations}
+            conversation_models = {each.definition.model or None for each in agent.conversations}
             self._api.check_models(request, list_models(definition) | conversation_models)
             agents.append(replace(agent, definition=definition))
         importing = AgentImport(self._services, request.project, replace(file, agents=agents))

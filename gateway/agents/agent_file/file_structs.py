@@ -207,7 +207,7 @@ class AgentExtension(msgspec.Struct):
     sleeptime: FileSleeptime | None = None
     # The most messages of the window; None: no bound.
     message_buffer_limit: int | None = None
-    # The least messages that the window retains; None: no bound.
+    # The fewest messages that the window retains; None: no bound.
     message_buffer_min: int | None = None
     # The passages of the agent's own archive.
     passages: list[FilePassage] = []

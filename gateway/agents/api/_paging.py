@@ -22,11 +22,6 @@ from storage.listing import CursorT, Page
 CursorReader: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
-def _keep_cursors(query: PageQuery) -> PageQuery:
-    """Returns a query unchanged, since its cursors are in the order of the list."""
-    return query
-
-
 def _order_cursors(query: PageQuery) -> PageQuery:
     """Returns a copy of a query with cursors by time (`after` is newer), turned into the order of the list."""
     if not query.is_newest_first():
@@ -53,8 +48,8 @@ class Paging(Struct, frozen=True):
 
     # The order if the query names none.
     is_newest_first: bool = True
-    # Returns a query with its cursors in the order of the list.
-    read_cursors: CursorReader = field(default=_keep_cursors)
+    # Returns a query with its cursors in the order of the list. By default they are in this order.
+    read_cursors: CursorReader = field(default=lambda query: query)
     # The rows of a page are returned oldest first, even if the page is from the newest end.
     is_shown_oldest_first: bool = False
 

@@ -364,7 +364,7 @@ class ConversationRoutes:
 
     def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
         """Raises: UnknownModel; NotAllowed if the caller's key may not ask for the model in a body."""
-        model = find_sent(body.model)
+        model = find_sent(body.model) or None
         check_model(self._api.settings, model)
         self._api.check_models(request, [model])
 

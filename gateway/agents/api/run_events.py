@@ -171,8 +171,7 @@ def _make_message_key(message: Json) -> tuple[Any, ...]:
 
 
 def _join_streamed_text(message: Json) -> str:
-    texts = (message.get(name) for name in _TEXTS)
-    return "".join(text for text in texts if isinstance(text, str))
+    return "".join(text for name in _TEXTS if isinstance(text := message.get(name), str))
 
 
 def _parse_data(event: bytes) -> Json:

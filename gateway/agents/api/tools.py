@@ -259,7 +259,7 @@ class ToolRoutes:
 
 def _split_values(values: Repeated[str]) -> set[str]:
     """Returns the values of a repeated parameter. One value may be several, separated by commas."""
-    return {part.strip() for value in find_sent(values) or () for part in value.split(",")}
+    return {part.strip() for value in find_sent(values) or () for part in value.split(",") if part.strip()}
 
 
 def _get_tool(view: AgentView, name: str) -> ToolView:

@@ -45,7 +45,7 @@ class AgentKind(Struct, frozen=True):
     clears: bool = False
     # The most messages of the window; None: no bound.
     most_messages: int | None = None
-    # The least messages that the window retains; None: no bound.
+    # The fewest messages that the window retains; None: no bound.
     least_messages: int | None = None
     # The default filler before a tool.
     filler: Literal["model", "none"] = "none"

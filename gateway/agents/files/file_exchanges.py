@@ -23,8 +23,7 @@ _IMPORT_UPSTREAM = "import"
 class ConversationLines(NamedTuple):
     """The lines of one or more conversations."""
 
-    # The lines of an export, as JSON.
-    # The lines, each conversation before its exchanges.
+    # The lines of an export, as JSON objects: each conversation before its exchanges.
     lines: list[dict[str, Any]]
     # The number after the number of the last message.
     next_seq: int

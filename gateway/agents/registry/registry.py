@@ -314,7 +314,7 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
 
 
 def _choose_least_messages(kind: AgentKind, most_messages: int | None) -> int | None:
-    """Returns the least messages that the window of a kind retains; None: no bound.
+    """Returns the fewest messages that the window of a kind retains; None: no bound.
 
     most_messages: the agent's own limit of the window; None: the agent has none.
     """

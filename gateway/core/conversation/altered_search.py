@@ -139,7 +139,8 @@ class AlteredSearch:
     ) -> list[Exchange]:
         """Returns the candidates with the same question, or else those with a similar reply that is long enough.
 
-        A short reply is enough if one of the two questions has a template around the other.
+        A short reply is enough if one of the two questions has a template around the other. No other question of the
+        list may stand between a similar reply and its own question.
 
         begin: the index of the reply in the list.
         is_long: the reply in the list is long.

@@ -55,8 +55,8 @@ _SEARCH_DEADLINE_MS = 50.0
 
 # "source": a message from which a fact came. "turn": the reply or the question of a message. "reply": a reply of
 # another turn. "replacement": a fact that a fact replaced, or that replaced it. "fact": any other fact. "block": a
-# block. "conversation": the rest of a message's conversation. "memory": the
-# memory of the same user in another profile. "remark": no single text.
+# block. "conversation": the rest of a message's conversation. "memory": the memory of the same user in another profile.
+# "remark": no single text.
 RemainingKind = Literal[
     "source", "turn", "reply", "replacement", "fact", "block", "conversation", "memory", "remark"
 ]
@@ -65,9 +65,11 @@ RemainingKind = Literal[
 class RemainingRecord(Struct, frozen=True):
     """A text or a fact that remains."""
 
+    # What remains, as the page says it.
     text: str
     # The page that shows it, relative to /ui/; None: no page does.
     href: str | None = None
+    # What it is.
     kind: RemainingKind = "remark"
     # For a reply: its number.
     message: int | UnsetType = UNSET

@@ -70,7 +70,7 @@ class _PageEnd(NamedTuple):
         """
         numbers = [each.number for each in page if each.number is not None]
         rows = [each.exchange_row for each in page if each.exchange_row is not None]
-        rest_rows = [each.exchange_row for each in rest if each.exchange_row and each.number is None]
+        rest_rows = [each.exchange_row for each in rest if each.exchange_row is not None]
         return _PageEnd(
             min(numbers, default=self.number),
             max(min(rows, default=self.exchange_row), max(rest_rows, default=-1) + 1),

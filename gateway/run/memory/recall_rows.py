@@ -255,11 +255,7 @@ def _count_chars(message: Mapping[str, Any]) -> int:
     # Most messages are a text. The others take ten times as long.
     if isinstance(content, str) and "tool_calls" not in message:
         return len(content)
-    return count_message_tokens(message, _estimate_tokens_of) * CHARS_PER_TOKEN
-
-
-def _estimate_tokens_of(text: str) -> int:
-    return _estimate_tokens(len(text))
+    return count_message_tokens(message, lambda text: _estimate_tokens(len(text))) * CHARS_PER_TOKEN
 
 
 def _estimate_tokens(chars: int) -> int:

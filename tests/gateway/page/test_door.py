@@ -79,7 +79,7 @@ def test_a_page_is_rendered_outside_the_event_loop(
 def test_the_first_page_has_all_templates_loaded(operator: Operator) -> None:
     """The first look at a conversation took 120 ms, of which its templates were compiled for 110."""
     assert operator.ask("GET", "login").status == 200
-    renderer = operator.world.gateway.app._page._reply_maker._renderer
+    renderer = operator.world.gateway.app._page._reply_maker.renderer
     cache = renderer._environment.cache
 
     def list_missing() -> set[str]:
