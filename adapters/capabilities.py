@@ -25,6 +25,10 @@ def allow_any_effort(model: str) -> None:
     """Returns None: a model may be asked for any effort (`Capabilities.effort_with_tools`)."""
 
 
+def _know_no_maximum(model: str) -> None:
+    """Returns None: no highest temperature is known (`Capabilities.max_temperature`)."""
+
+
 def _refuse_no_field(model: str) -> frozenset[str]:
     return frozenset()
 
@@ -74,8 +78,9 @@ class Capabilities(Struct, frozen=True):
     replies_without_thoughts: bool = True
     # Fields of a chat completion that the translation drops, since the upstream's dialect has no place for them.
     untranslatable_fields: tuple[str, ...] = ()
-    # The highest temperature of the upstream's dialect, to which the translation lowers a higher one; None: OpenAI's.
-    max_temperature: float | None = None
+    # Returns for a model's name the highest temperature that it takes, to which the translation lowers a higher one;
+    # None: no highest temperature is known.
+    max_temperature: Callable[[str], float | None] = _know_no_maximum
     # True if a model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from adapters.capabilities import Capabilities, allow_any_effort
 from adapters.claude.model_traits import (
-    MAX_TEMPERATURE,
     binds_thoughts,
     can_force,
+    find_max_temperature,
     list_refused_sampling,
     thinks_on_request,
 )
@@ -51,7 +51,7 @@ _ANTHROPIC: Final = replace(
     binds_thoughts=binds_thoughts,
     thinks_on_request=thinks_on_request,
     can_force_when_thinking=False,
-    max_temperature=MAX_TEMPERATURE,
+    max_temperature=find_max_temperature,
     refused_fields=list_refused_sampling,
     untranslatable_fields=(
         "metadata",

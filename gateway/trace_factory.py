@@ -25,9 +25,8 @@ def check_package() -> None:
     """Raises: SettingsError: the package that traces need is missing, or does not fit the others."""
     try:
         import opentelemetry.proto.collector.trace.v1.trace_service_pb2  # noqa: F401
-    except (
-        Exception
-    ) as error:  # protobuf refuses code for another version by a TypeError, or by an error of its own
+    except Exception as error:
+        # Protobuf refuses code for another version by a TypeError, or by an error of its own.
         raise SettingsError(
             "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra `traces`: in the clone run "
             f"pip install -e '.[traces]', or uv sync --extra traces: {error}",

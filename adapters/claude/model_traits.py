@@ -18,7 +18,7 @@ from msgspec.structs import replace
 SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
 # The highest temperature that Claude takes, which is its default. Anthropic's endpoint for OpenAI's SDK lowers higher
 # ones to it, too. (platform.claude.com/docs/en/api/openai-sdk)
-MAX_TEMPERATURE: Final = 1
+_MAX_TEMPERATURE: Final = 1.0
 
 
 class ModelTraits(Struct, frozen=True):
@@ -110,6 +110,11 @@ def takes_thinking(name: str, thinking_type: object) -> bool:
     if thinking_type in ("enabled", "adaptive"):
         return traits.thinks_on_request is (thinking_type == "enabled")
     return thinking_type == traits.least_thinking
+
+
+def find_max_temperature(name: str) -> float | None:
+    """Returns the highest temperature that a model takes; None: it is not known."""
+    return None if get_traits(name) is _UNKNOWN else _MAX_TEMPERATURE
 
 
 def list_refused_sampling(name: str) -> frozenset[str]:

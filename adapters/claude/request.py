@@ -15,7 +15,7 @@ from typing import Any, Final
 from adapters.claude.cache_marks import place_marks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import arrange_turns
-from adapters.claude.model_traits import MAX_TEMPERATURE, ModelTraits, get_traits
+from adapters.claude.model_traits import ModelTraits, find_max_temperature, get_traits
 from adapters.claude.thinking import drop_refused_thinking, drop_unbound_thoughts, set_effort
 from adapters.claude.tool_schemas import translate_answer_schema, translate_tool_choice, translate_tools
 from adapters.types import Json
@@ -66,7 +66,8 @@ def translate_request(
     """
     _check_fields(body)
     model = body.get("model")
-    traits = get_traits(model if isinstance(model, str) else "")
+    model_name = model if isinstance(model, str) else ""
+    traits = get_traits(model_name)
     history = arrange_turns(body.get("messages") or (), takes_late_system=traits.takes_late_system)
     claude_request: Json = {
         "model": model,
@@ -76,7 +77,9 @@ def translate_request(
     claude_request |= {
         key: value for key, value in body.items() if key not in _NOT_COPIED_FIELDS and value is not None
     }
-    _drop_default_sampling(claude_request)
+    max_temperature = find_max_temperature(model_name)
+    if max_temperature is not None:
+        _drop_default_sampling(claude_request, max_temperature)
     if body.get("stream"):
         claude_request["stream"] = True
     _set_stop(claude_request, body.get("stop"))
@@ -140,15 +143,17 @@ def _read_system_field(system: Any) -> list[Json]:
     )
 
 
-def _drop_default_sampling(claude_request: Json) -> None:
-    """Drops a temperature and a `top_p` of 1. They are the defaults, and many applications send both.
+def _drop_default_sampling(claude_request: Json, max_temperature: float) -> None:
+    """Drops a temperature and a `top_p` of 1. They are Claude's defaults, and many applications send both.
 
     Claude's models refuse both fields together from 4.1 on, and each of them with another value from 4.7 on. A higher
     temperature becomes the default.
+
+    max_temperature: the highest temperature of the model, which is its default.
     """
     temperature: Any = claude_request.get("temperature")
     is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if is_number and temperature >= MAX_TEMPERATURE:
+    if is_number and temperature >= max_temperature:
         del claude_request["temperature"]
     top_p = claude_request.get("top_p")
     if top_p == 1 and not isinstance(top_p, bool):

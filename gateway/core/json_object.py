@@ -34,7 +34,7 @@ def read_members(data: bytes) -> dict[str, msgspec.Raw]:
 
 
 def is_written_by_orjson(data: bytes, value: Json) -> bool:
-    """Returns whether orjson would write a value as a JSON text has it.
+    """Returns whether orjson would write a value as a JSON text has it. True is certain; False may be wrong.
 
     Such a text repeats no key, and has no integer beyond 64 bits. Most SDKs write as orjson does.
 

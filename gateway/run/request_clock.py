@@ -10,7 +10,8 @@ from msgspec import Struct, field
 class RequestClock(Struct, eq=False):
     """The times of one request, or of work without one. They are of `time.perf_counter()`.
 
-    The gateway's share is the time before an upstream was first called, and the time since the last reply began.
+    The gateway's share is the time before an upstream was first called, and the time since the last reply began, or
+    since it was read if it is whole.
     """
 
     # The time at which the request arrived, or the work began.
@@ -23,7 +24,7 @@ class RequestClock(Struct, eq=False):
     added_ms: float | None = None
     # The time at which an upstream was first called; 0: none was.
     _first_called_at: float = 0.0
-    # The time at which the head of the last reply came; 0: an upstream is being called.
+    # The time at which the last reply began, or was read if it is whole; 0: an upstream is being called.
     _answered_at: float = 0.0
 
     def note_call(self) -> None:
@@ -34,7 +35,7 @@ class RequestClock(Struct, eq=False):
         self._answered_at = 0.0
 
     def note_answer(self) -> None:
-        """Notes that the head of an upstream's reply has come. From now on the time is the gateway's."""
+        """Notes that a reply has begun, or that a whole one was read. From now on the time is the gateway's."""
         self._answered_at = time.perf_counter()
 
     def note_head(self) -> float:

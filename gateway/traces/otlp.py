@@ -150,9 +150,8 @@ def _make_tls(read_exporter_variable: Callable[[str], tuple[str, str]]) -> ssl.S
     if path:
         _, key_path = read_exporter_variable("CLIENT_KEY")
         try:
-            tls.load_cert_chain(
-                path, key_path or None, password=""
-            )  # no question for a password at the start
+            # With a password, OpenSSL does not ask for one at the start.
+            tls.load_cert_chain(path, key_path or None, password="")
         except OSError as error:
             raise _make_error(
                 name, "the path of a certificate in PEM, with its key there or in CLIENT_KEY", path

@@ -14,7 +14,7 @@ from math import inf
 from types import ModuleType
 from typing import Any
 
-from gateway.core.prompt import note_choice, note_query
+from gateway.core.prompt import note_draft, note_query
 from gateway.run.memory import find_messages, request_search
 from storage.search import common_words, language, occurrences, rank, scores, term_weights, word_degrees
 from storage.search.tokens import list_terms_of_word
@@ -89,7 +89,7 @@ RULES = (
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_MAX_BYTES_OF_SECOND_SEARCH", -1)]),
     Rule("more hits of short messages", [(request_search, "SPARE_BUDGETS", 0)]),
-    Rule("the best part of a long turn", [(note_choice, "make_excerpt", _beginning)]),
+    Rule("the best part of a long turn", [(note_draft, "make_excerpt", _beginning)]),
     Rule("what came next, or before", [(find_messages, "_NEIGHBOUR_QUESTIONS", ())]),
     Rule("a second search for an order", [(find_messages, "_ORDER_QUESTIONS", ())]),
     Rule("an order's hits with its words first", [(find_messages, "list_query_keys", lambda _: ())]),

@@ -192,7 +192,9 @@ class PeopleSearch(StoreGroup):
         """
         if candidates is None:
             hits = await self._recall.find_containing(agent, query, limit=1, deadline_ms=_DEADLINE_MS)
-            return _CandidateCheck(next(iter(hits.messages), None), not hits.is_incomplete)
+            # Facts that have the words only before a user's sentence may stand before all others.
+            has_unchecked = not hits.messages and hits.next is not None
+            return _CandidateCheck(next(iter(hits.messages), None), not (hits.is_incomplete or has_unchecked))
         seqs = [candidate.seq for candidate in candidates if candidate.message is None]
         loaded = await self._recall.load(agent.id, seqs) if seqs else {}
         for candidate in candidates:

@@ -234,7 +234,8 @@ class Recall(StoreGroup):
             postings=buckets.read_newest_first(),
         )
         hits: list[Message] = []
-        # Nearly all messages that the index finds have the words, so the first page mostly suffices.
+        # Nearly all messages that the index finds have the words, so the first page mostly suffices. Facts may have
+        # them only before a user's sentence.
         for page in _split_into_pages(seqs[:_MAX_CHECKED_HITS], min(limit + 1, rank.MAX_HITS)):
             messages = await self._loader.load_messages(agent.id, memory, page, deadline_ms)
             # In a thread, since long texts take some milliseconds.

@@ -12,7 +12,7 @@ import pytest
 from adapters.anthropic import Anthropic
 from adapters.claude.error_form import Untranslatable, translate_error_body
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.model_traits import get_traits
+from adapters.claude.model_traits import find_max_temperature, get_traits
 from adapters.claude.request import translate_request
 from adapters.errors import ProviderReplyBroken
 from adapters.json_escapes import read_json
@@ -1189,3 +1189,12 @@ def test_an_error_with_half_a_character_is_translated() -> None:
 def test_an_error_that_is_nested_too_deep_to_be_written_stays() -> None:
     body = b'{"type": "error", "error": {"message": "Odd.", "details": %b}}' % (b"[" * 400 + b"]" * 400)
     assert translate_error_body(body) == body
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-4-5", "kimi-k2"])
+def test_the_defaults_of_claude_are_left_out_for_claude_alone(model: str) -> None:
+    """Servers of other makers speak the dialect, too. Their defaults and bounds are not known."""
+    sent = translate_request({"model": model, "messages": HI, "temperature": 1.5, "top_p": 1})
+    expected = {} if model.startswith("claude-") else {"temperature": 1.5, "top_p": 1}
+    assert {name: sent[name] for name in ("temperature", "top_p") if name in sent} == expected
+    assert find_max_temperature(model) == (1 if model.startswith("claude-") else None)

@@ -11,7 +11,7 @@ from storage.listing import FIRST_PAGE, PassageDraft
 from storage.records import Scope
 from storage.search.document import CountedDocument, Indexable
 from storage.search.index import Index
-from storage.sql import people_search
+from storage.sql import people_search, recall
 from storage.sql.people_search import _Candidate, _LoadedMemory
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -191,6 +191,21 @@ async def test_only_indexes_that_have_all_words_are_opened(
     # The words are in several messages: the index has them all.
     assert await find(store, "Ferri nine", "default") == {}
     assert opened == [1, 1]
+
+
+async def test_a_search_that_checked_too_few_texts_is_incomplete(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Facts have "said" before a user's sentence, which is none of the person's words."""
+    nadia = speaker(store, "n-1")
+    await nadia.say([user("My aunt said hello.")], assistant("Good morning."))
+    await learn(store, nadia.agent, 0, *(fact(f"User said: Plays instrument {n}.") for n in range(5)))
+    await index(store, nadia)
+    monkeypatch.setattr(people_search, "_LONG_BLOBS", 0)
+    assert await find(store, "said", "default") == {"user:n-1": "My aunt said hello."}
+    monkeypatch.setattr(recall, "_MAX_CHECKED_HITS", 3)
+    found = await store.people_search.search("default", "said")
+    assert (list(found.people), found.is_complete) == ([], False)
 
 
 async def test_a_damaged_index_is_said_and_made_again(store: Store) -> None:

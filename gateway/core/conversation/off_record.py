@@ -33,8 +33,8 @@ def repeats_off_record(
     if repeats or match_point is None or any(map(is_user, exchange.inputs)):
         return repeats
     if query.ignores_forgotten:
-        # If a call is still there, its result joins the conversation, although the question was forgotten, or an
-        # earlier result with the reply to it.
+        # If an earlier call is still there, the result joins the conversation, although the question was forgotten, or
+        # an earlier result with the reply to it.
         while match_point.state is ExchangeState.FORGOTTEN and tree.is_mid_turn(match_point):
             parent = tree.find_parent(match_point)
             if parent is None:

@@ -51,5 +51,5 @@ def list_distinctive_words(text: str, left_out: Collection[str] = ()) -> frozens
     return frozenset(
         w if any(map(str.isdecimal, w)) else stem(w)
         for w in words
-        if len(w) > 2 or not w.isascii() or w.isdigit()
+        if len(w) > 2 or not w.isascii() or any(map(str.isdecimal, w))
     )

@@ -39,7 +39,7 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
     return EndpointForm(
         consumed_fields=consumed,
         untranslatable_fields=_list_untranslatable_fields(request, capabilities, consumed),
-        lowers_temperature=_lowers_temperature(request, capabilities),
+        lowers_temperature=_lowers_temperature(request, capabilities, model),
         altered_messages=_make_altered_messages(request, endpoint, model),
         takes_usage=capabilities.stream_usage,
         can_force=_can_force(request, capabilities, model),
@@ -93,9 +93,9 @@ def _list_untranslatable_fields(
     )
 
 
-def _lowers_temperature(request: ChatRequest, capabilities: Capabilities) -> bool:
-    """Returns whether the request's temperature is above all that the upstream's dialect has."""
-    highest, temperature = capabilities.max_temperature, request.json.get("temperature")
+def _lowers_temperature(request: ChatRequest, capabilities: Capabilities, model: str) -> bool:
+    """Returns whether the request's temperature is above all that the model takes."""
+    highest, temperature = capabilities.max_temperature(model), request.json.get("temperature")
     return highest is not None and isinstance(temperature, int | float) and temperature > highest
 
 

@@ -189,6 +189,7 @@ GONE = RevisedValue("has a cat\nlikes tea", is_erased=True)
         ([replace(GONE, remaining=["I like tea."])], "has a cat\nlikes tea"),
         ([replace(GONE, remaining=["My brother's favourite tea?"])], "has a cat"),
         ([RevisedValue("Code 4711B", is_erased=True, remaining=["Code 4711A"])], "has a cat"),
+        ([RevisedValue("Room 4B", is_erased=True, remaining=["Room 4A"])], "has a cat"),
         (
             [
                 RevisedValue(
