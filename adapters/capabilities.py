@@ -78,8 +78,8 @@ class Capabilities(Struct, frozen=True):
     replies_without_thoughts: bool = True
     # Fields of a chat completion that the translation drops, since the upstream's dialect has no place for them.
     untranslatable_fields: tuple[str, ...] = ()
-    # Returns for a model's name the highest temperature that it takes, to which the translation lowers a higher one;
-    # None: no highest temperature is known.
+    # Returns for a model's name the highest temperature that it takes, which is its default: the translation leaves a
+    # higher one out, and the reply's headers name the field. None: no highest temperature is known.
     max_temperature: Callable[[str], float | None] = _know_no_maximum
     # True if a model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True

@@ -117,8 +117,8 @@ class IndexLayout:
         placed_count = len(self.placed.rows)
         if skip and skip.start <= tail.last_seq:  # a request mostly shows the last messages
             left_out = [index for index, message in enumerate(tail.documents) if message.seq in skip]
-        is_longer = tail is self.placed.tail
-        if not is_longer or left_out[: bisect_left(left_out, placed_count)] != self.placed.left_out:
+        is_placed = tail is self.placed.tail
+        if not is_placed or left_out[: bisect_left(left_out, placed_count)] != self.placed.left_out:
             self._remove_tail()
             placed_count = 0
         self._link_neighbours()

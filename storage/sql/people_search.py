@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -73,7 +73,7 @@ class _Candidate(NamedTuple):
 
     # The number of the text.
     seq: int
-    # The text; None: it is not loaded.
+    # The text, which is not indexed and has the words; None: it is not loaded, and may have them.
     message: Message | None
 
 
@@ -116,7 +116,10 @@ class PeopleSearch(StoreGroup):
         )
         # In a thread, since many texts take some milliseconds each.
         candidates = await asyncio.to_thread(
-            lambda: [_find_candidates(loaded_memory, terms) for loaded_memory in loaded_memories]
+            lambda: [
+                _find_candidates(loaded_memory, terms, self._rules.get_own_text)
+                for loaded_memory in loaded_memories
+            ]
         )
         people_with_words: list[PersonWithWords] = []
         is_complete = True
@@ -198,7 +201,9 @@ class PeopleSearch(StoreGroup):
         seqs = [candidate.seq for candidate in candidates if candidate.message is None]
         loaded = await self._recall.load(agent.id, seqs) if seqs else {}
         for candidate in candidates:
-            message = candidate.message or loaded.get(candidate.seq)
+            if candidate.message is not None:
+                return _CandidateCheck(candidate.message, is_complete=True)
+            message = loaded.get(candidate.seq)
             if message is not None and has_terms(self._rules.get_own_text(message), terms):
                 return _CandidateCheck(message, is_complete=True)
         return _CandidateCheck(None, len(candidates) < _CHECKED_HITS)
@@ -245,8 +250,13 @@ def _choose_affordable(
         yield person
 
 
-def _find_candidates(loaded_memory: _LoadedMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
-    """Returns the texts that may have all terms, the newest first; None: the memory is to be searched alone."""
+def _find_candidates(
+    loaded_memory: _LoadedMemory, terms: Sequence[str], get_own_text: Callable[[Message], str]
+) -> Sequence[_Candidate] | None:
+    """Returns the texts that may have all terms, the newest first; None: the memory is to be searched alone.
+
+    Texts that are not indexed have all terms.
+    """
     if loaded_memory.blobs is None:
         return None
     seqs: Sequence[int] = ()
@@ -274,6 +284,6 @@ def _find_candidates(loaded_memory: _LoadedMemory, terms: Sequence[str]) -> Sequ
     candidates = {seq: _Candidate(seq, None) for seq in seqs}
     for message in loaded_memory.unindexed:
         candidates.pop(message.seq, None)  # the index has an earlier text of this number
-        if has_terms(message.text, terms):
+        if has_terms(get_own_text(message), terms):
             candidates[message.seq] = _Candidate(message.seq, message)
     return [candidates[seq] for seq in sorted(candidates, reverse=True)]

@@ -81,7 +81,7 @@ class WritableBlock(NamedTuple):
 
     # The row of the block.
     row: int
-    # The row of the memory that owns the block; None: it is a profile's; 0: an attached block that no memory owns.
+    # The row of the memory that owns the block; None: no memory owns it.
     owner: int | None
 
 

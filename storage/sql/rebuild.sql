@@ -26,7 +26,7 @@ SELECT project, profile FROM agents WHERE id = ?
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
 UNION ALL SELECT b.id, b.agent FROM blocks b
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
-UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x
+UNION ALL SELECT b.id, b.agent FROM attached x
 JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reader WHERE r.memory = ?1 AND r.reader <> 0
 ORDER BY 1

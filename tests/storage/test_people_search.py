@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from storage.forget_commands import ForgetTarget
 from storage.listing import FIRST_PAGE, PassageDraft
-from storage.records import Scope
+from storage.records import Message, Scope
 from storage.search.document import CountedDocument, Indexable
 from storage.search.index import Index
 from storage.sql import people_search, recall
@@ -109,9 +109,11 @@ async def test_a_long_text_is_read_by_itself(
     read_chars: dict[str, int] = {}
     find_candidates = people_search._find_candidates
 
-    def note(read: _LoadedMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
+    def note(
+        read: _LoadedMemory, terms: Sequence[str], get_own_text: Callable[[Message], str]
+    ) -> Sequence[_Candidate] | None:
         read_chars[read.agent.uid] = sum(len(each.text) for each in read.unindexed)
-        return find_candidates(read, terms)
+        return find_candidates(read, terms, get_own_text)
 
     monkeypatch.setattr(people_search, "_find_candidates", note)
     assert await find(store, "Lindqvist", "default") == {"user:n-1": text}
