@@ -102,7 +102,10 @@ def choose_example_key(settings: Settings, *, has_keys: bool) -> str:
     """Returns the `api_key` of the example. has_keys: True if the gateway has keys, so that requests need one."""
     if has_keys:
         return "mg-..."
-    return "sk-..." if settings.upstreams[0].gets_caller_key else "none"
+    upstream = settings.upstreams[0]
+    with suppress(UnknownModel):
+        upstream = settings.get_upstream(resolve_route(settings, choose_example_model(settings)).upstream)
+    return "sk-..." if upstream.gets_caller_key else "none"
 
 
 def choose_example_model(settings: Settings) -> str:

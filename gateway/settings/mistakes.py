@@ -155,7 +155,7 @@ def _render_scalar_fault(value: Any, value_type: Any, annotated_type: Any) -> st
     low = next((meta.ge for meta in validation.list_metas(annotated_type) if meta.ge is not None), None)
     high = next((meta.le for meta in validation.list_metas(annotated_type) if meta.le is not None), None)
     if high == MAX_NUMBER:
-        if abs(value) > MAX_NUMBER:
+        if value > MAX_NUMBER or (low is None and value < -MAX_NUMBER):
             return f"expected a number up to {MAX_NUMBER:.0f}, saw {value!r}"
         high = None
     # `typing` caches `Meta(ge=0)` and `Meta(ge=0.0)` as one, so the bound may be of the other type.

@@ -28,7 +28,7 @@ class ShownContent:
         query: str,
         shared_lines: Collection[str] = frozenset(),
     ) -> None:
-        """Collects the content. The parameters are as in `note_choice.choose_hits`."""
+        """Collects the content. The parameters are as in `note_choice.choose_hits` (`atoms`: `exclude_atoms`)."""
         self._atoms = atoms
         self._query = query
         self._shared_lines = shared_lines

@@ -28,9 +28,8 @@ class LeftOutFields:
     def add(self, path: str) -> None:
         """Adds the field at a path."""
         name = _INDEX.sub("", path)
-        if len(self._names) >= _MAX_NAMES or not _VALID_NAME.fullmatch(name):
-            name = "..."
-        self._names[name] = None
+        has_room = len(self._names) < _MAX_NAMES or name in self._names
+        self._names[name if has_room and _VALID_NAME.fullmatch(name) else "..."] = None
 
     def add_rest(self, value: Json, read_fields: frozenset[str], path: FieldPath) -> None:
         """Adds the fields of an object that have a value and are not in `read_fields`. path: the object's path."""

@@ -85,3 +85,10 @@ def test_names_fit_into_a_header_whatever_a_client_sends() -> None:
     assert len(",".join(names)) < 4096
     assert ",".join(names).isascii()
     assert not any(char.isspace() for char in ",".join(names))
+
+
+def test_a_name_that_comes_again_is_no_further_name() -> None:
+    fields = dict.fromkeys(map(str, range(30)), 1)
+    names = named({**reply(), **fields})
+    assert named({**reply(), **fields}, {**reply(), **fields}) == names
+    assert "..." not in names

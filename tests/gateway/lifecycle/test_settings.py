@@ -234,6 +234,7 @@ def test_a_variable_sets_its_setting(
         ("[memory]\nidle_s = nan", "memory.idle_s: expected at least 0.0, saw nan"),
         # TOML has it, and no timer takes it: each chat would fail.
         ("[memory]\nidle_s = inf", "memory.idle_s: expected a number up to 1000000000, saw inf"),
+        ("[memory]\nidle_s = -2e9", "memory.idle_s: expected at least 0.0, saw -2000000000.0"),
         ("[memory]\ndefault = 'maybe'", "memory.default: expected one of on, read, off, saw 'maybe'"),
         ("[memory]\nuser_order = 'user'", "memory.user_order: expected a list, saw 'user'"),
         ("[memory]\nuser_order = [1]", "memory.user_order[0]: expected a text, saw 1"),
@@ -452,6 +453,16 @@ def test_the_example_asks_for_the_key_that_is_sent_next_to_a_header_of_the_setti
     for header, expected in (("OpenAI-Organization", "sk-..."), ("Authorization", "none")):
         upstream = replace(settings.upstreams[0], headers={header: "org-1"})
         assert choose_example_key(replace(settings, upstreams=(upstream,)), has_keys=False) == expected
+
+
+def test_the_example_shows_the_key_of_the_upstream_that_serves_its_model() -> None:
+    settings = load_settings(environ={"MNEMOGATE_UPSTREAM": "https://api.openai.com/v1"})
+    (first,) = settings.upstreams
+    second = replace(first, name="second", api_key="k")
+    for upstreams, expected in (((first, second), "none"), ((second, first), "sk-...")):
+        alias = ModelSettings("quick", "m", upstream=upstreams[1].name)
+        both = replace(settings, upstreams=upstreams, models=(alias,))
+        assert choose_example_key(both, has_keys=False) == expected
 
 
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
