@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, Struct
 
-from gateway.core.memory.orders import without_statement_prefix
+from gateway.core.memory.orders import get_own_text
 from gateway.run.admin.hidden_texts import HiddenTexts, HiddenTextSearch
 from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_cursor, parse_page_end
 from gateway.run.admin.memory_by_uid import get_agent
@@ -200,9 +200,7 @@ class WordSearches(Struct, frozen=True):
         # A search also finds messages next to a text with the words, and facts by the words before a user's sentence.
         # In a thread, since a text takes some time.
         messages_with_words = await asyncio.to_thread(
-            lambda: [
-                each for each in messages if find_spans_with_words(without_statement_prefix(each.text), query)
-            ]
+            lambda: [each for each in messages if find_spans_with_words(get_own_text(each), query)]
         )
         return await make_text_records(self.views.store, agent, messages_with_words[:SHOWN_TEXTS], query)
 

@@ -112,6 +112,14 @@ class Prompt(Struct, frozen=True):
             return self.tools
         return self.tools if "reasoning_effort" in request.gateway_fields else ()
 
+    def list_all_tools(self) -> list[dict[str, Any]]:
+        """Returns all tools that go upstream: those of the gateway, and the client's tools and functions."""
+        tools = [*self.offered_tools]
+        if self.request.has_tools:
+            for key in ("tools", "functions"):
+                tools += self.request.json.get(key) or ()
+        return tools
+
     @property
     def has_tools_in_place_of_thoughts(self) -> bool:
         """True if the model does not think since it has tools, which the client cannot know.

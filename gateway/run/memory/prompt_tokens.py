@@ -75,11 +75,10 @@ def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> in
     ]
     messages += [inserted.message for inserted in window.list_inserted(composition)]
     messages += chain.from_iterable(replacements.values())
-    tools = [*(request.json.get("tools") or ()), *prompt.tools]
     return (
         sum(count_message_tokens(message, count) for message in messages)
         + sum(count(text) for text in (prompt.system, window.summary))
-        + sum(count(orjson.dumps(tool).decode()) for tool in tools)
+        + sum(count(orjson.dumps(tool).decode()) for tool in prompt.list_all_tools())
     )
 
 

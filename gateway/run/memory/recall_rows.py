@@ -242,10 +242,7 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
 
 def _count_tool_chars(prompt: Prompt) -> int:
     """Returns the characters of the tools as JSON: those of the gateway and of the client."""
-    tools = [*prompt.offered_tools]
-    if prompt.request.has_tools:
-        for key in ("tools", "functions"):
-            tools += prompt.request.json.get(key) or ()
+    tools = prompt.list_all_tools()
     return len(orjson.dumps(tools).decode()) if tools else 0
 
 

@@ -14,7 +14,6 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.import_operations import UNDO_WAIT_S, ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.manage_guard import ManageCaller
 from gateway.web.manage.record_routes import ManageRouteFactory
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
@@ -39,8 +38,8 @@ def make_import_routes(
         """Begins the import of the body, or returns the preview of it."""
         get_request_info(request.scope).route = "manage"
         query = read_query(request.scope)
-        caller = await route_factory.guard.admit(request, writes=True)
-        import_request = operations.read_request(_with_flags(query), visible_project=caller.project)
+        project = await route_factory.guard.admit(request, writes=True)
+        import_request = operations.read_request(_with_flags(query), visible_project=project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
         file = await _store_body(body)
         with map_store_errors():
@@ -50,14 +49,14 @@ def make_import_routes(
         status = 200 if import_request.is_preview else 202
         return JsonResponse(running.to_json(), status)
 
-    async def show_all(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(read_query(request.scope), project=caller.project)
+    async def show_all(project: str | None, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show_all(read_query(request.scope), project=project)
 
-    async def show(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show(request.path_params["id"], project=caller.project)
+    async def show(project: str | None, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show(request.path_params["id"], project=project)
 
-    async def undo(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.undo(request.path_params["id"], project=caller.project, wait_s=UNDO_WAIT_S)
+    async def undo(project: str | None, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.undo(request.path_params["id"], project=project, wait_s=UNDO_WAIT_S)
 
     import_path = f"{_IMPORTS_PATH}/{{id}}"
     return [

@@ -13,7 +13,6 @@ from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.admin.operation_arguments import check_names
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.manage_guard import ManageCaller
 from gateway.web.manage.record_routes import (
     KEYS_PATH,
     ManageRouteFactory,
@@ -31,8 +30,8 @@ def make_key_routes(
 ) -> list[Route]:
     """Returns the routes of keys, and the route for their holders."""
 
-    async def rotate(caller: ManageCaller, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.rotate(read_record_number(request), body, project=caller.project)
+    async def rotate(project: str | None, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.rotate(read_record_number(request), body, project=project)
 
     async def show_own_key(request: Request) -> Response:
         get_request_info(request.scope).route = "manage"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-from msgspec import Struct
 from starlette.requests import Request
 
 from gateway.errors import NotAllowed, NotAuthenticated
@@ -16,13 +15,6 @@ from storage.key_record import OPERATOR, Key
 MANAGE_PREFIX: Final = "/v1/manage/"
 
 
-class ManageCaller(Struct, frozen=True):
-    """A caller of `/v1/manage/…` who was admitted."""
-
-    # The only project that the caller manages; None: all projects.
-    project: str | None
-
-
 class ManageGuard:
     """Admits callers to `/v1/manage/…`."""
 
@@ -31,13 +23,15 @@ class ManageGuard:
         self._guard = guard
         self._token = admin_token
 
-    async def admit(self, request: Request, *, writes: bool = False) -> ManageCaller:
-        """Returns the caller of a request. writes: True if the request changes something.
+    async def admit(self, request: Request, *, writes: bool = False) -> str | None:
+        """Returns the only project that the caller of a request manages; None: all projects.
+
+        writes: True if the request changes something.
 
         Raises: NotAuthenticated, NotAllowed, Overloaded.
         """
         if self._is_owner(request):
-            return ManageCaller(project=None)
+            return None
         key = await self.get_key(request)
         if not key.is_operator:
             raise NotAllowed(
@@ -45,7 +39,7 @@ class ManageGuard:
             )
         if writes and key.opens != OPERATOR:
             raise NotAllowed("This key of an operator changes nothing.")
-        return ManageCaller(key.project or None)
+        return key.project or None
 
     async def get_key(self, request: Request) -> Key:
         """Returns the gateway key that a request presents. Raises: NotAuthenticated, Overloaded."""

@@ -17,14 +17,15 @@ from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader, parse_json_body
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.manage_guard import ManageCaller, ManageGuard
+from gateway.web.manage.manage_guard import ManageGuard
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
-# An operation of a route: it gets the caller, the request and the request's body, and returns the reply's body.
-_Operation = Callable[[ManageCaller, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
+# An operation of a route: it gets the only project that the caller manages (None: all projects), the request and the
+# request's body, and returns the reply's body.
+_Operation = Callable[[str | None, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class RecordOperations(Protocol):
@@ -59,12 +60,12 @@ class ManageRouteFactory(Struct, frozen=True):
         async def handle(request: Request) -> Response:
             get_request_info(request.scope).route = "manage"
             # Each method other than GET changes something.
-            caller = await self.guard.admit(request, writes=method != "GET")
+            project = await self.guard.admit(request, writes=method != "GET")
             async with self.bodies.read(request.scope, request.receive) as raw_body:
                 body = await parse_json_body(bytes(raw_body)) if raw_body else {}
             check_no_nul(body)
             with map_store_errors():
-                reply_body = await operation(caller, request, body)
+                reply_body = await operation(project, request, body)
             return JsonResponse(reply_body, status)
 
         return Route(path, handle, methods=[method])
@@ -78,20 +79,20 @@ def make_record_routes(
     path: the path of the list; the path of a record has the record's number after it.
     """
 
-    async def show_all(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(read_query(request.scope), project=caller.project)
+    async def show_all(project: str | None, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show_all(read_query(request.scope), project=project)
 
-    async def add(caller: ManageCaller, _: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.add(body, project=caller.project)
+    async def add(project: str | None, _: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.add(body, project=project)
 
-    async def show(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show(read_record_number(request), project=caller.project)
+    async def show(project: str | None, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show(read_record_number(request), project=project)
 
-    async def change(caller: ManageCaller, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.change(read_record_number(request), body, project=caller.project)
+    async def change(project: str | None, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.change(read_record_number(request), body, project=project)
 
-    async def remove(caller: ManageCaller, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.remove(read_record_number(request), project=caller.project)
+    async def remove(project: str | None, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.remove(read_record_number(request), project=project)
 
     record_path = f"{path}/{{id}}"
     return [

@@ -33,13 +33,13 @@ def make_usage_routes(operations: UsageOperations, guard: ManageGuard) -> list[R
     async def show_usage(request: Request) -> Response:
         """Answers with a page of sums. Raises: BadRequest, NotAuthenticated, NotAllowed."""
         get_request_info(request.scope).route = "manage"
-        caller = await guard.admit(request)
+        project = await guard.admit(request)
         query = read_query(request.scope)
         page_format = query.pop("format", "json")
         if page_format not in ("json", "csv"):
             raise BadRequest(f"format must be json or csv, saw {page_format!r}.", param="format")
         with map_store_errors():
-            page = await operations.show(query, project=caller.project)
+            page = await operations.show(query, project=project)
         if page_format == "csv":
             return Response(
                 render_usage_csv(page), headers=_make_link_headers(query, page["next"]), media_type=_CSV_TYPE
