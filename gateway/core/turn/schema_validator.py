@@ -7,6 +7,7 @@ nothing; the rest of the schema applies.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 # The most bytes of one compiled pattern. A larger pattern forbids nothing. Not measured.
 _MAX_REGEX_BYTES = 256 * 1024
-# The most digits of an index in a reference. Python refuses to parse an index of thousands of digits.
-_MAX_INDEX_DIGITS = 9
+# The index of a list's element in a JSON pointer (RFC 6901), without a zero before it. Python refuses to parse an index
+# of thousands of digits.
+_INDEX = re.compile("0|[1-9][0-9]{0,8}")
 # The most invalid parts that are removed from a schema. A schema with more forbids nothing. Not measured.
 _MAX_REPAIRS = 16
 
@@ -41,22 +43,14 @@ def compile_schema(schema: Any) -> Validator:
 
 def repair_schema(schema: Any) -> RepairedSchema | None:
     """Returns a schema without its invalid parts, and its validator; None: too much is invalid."""
-    has_local_references = False
     for _ in range(_MAX_REPAIRS):
         try:
             return RepairedSchema(compile_schema(schema), schema)
         except ValueError as error:
-            path = getattr(error, "instance_path", None)
-            if path:
-                try:
-                    schema = _without_path(schema, path)
-                except LookupError:
-                    return None
-            elif not has_local_references and isinstance(schema, dict):
-                # The fault is a reference or the draft; the library does not name it.
-                has_local_references, schema = True, _with_local_references(schema, schema)
-            else:
-                return None
+            repaired = _without_fault(schema, error)
+        if repaired == schema:
+            return None
+        schema = repaired
     return None
 
 
@@ -72,14 +66,25 @@ def resolve_pointer(root: Mapping[str, Any], reference: str) -> Any:
     target: Any = root
     for part in unquote(reference[1:]).split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
-        is_index = key.isdecimal() and len(key) <= _MAX_INDEX_DIGITS
-        if isinstance(target, list) and is_index and int(key) < len(target):
+        if isinstance(target, list) and _INDEX.fullmatch(key) and int(key) < len(target):
             target = target[int(key)]
         elif isinstance(target, dict) and key in target:
             target = target[key]
         else:
             return None
     return target
+
+
+def _without_fault(schema: Any, error: ValueError) -> Any:
+    """Returns a copy of a schema without the part at fault; the schema as it is if that part is not found."""
+    path = getattr(error, "instance_path", None)
+    if not path:
+        # The fault is a reference or the draft, which the library does not name.
+        return _with_local_references(schema, schema)
+    try:
+        return _without_path(schema, path)
+    except LookupError:
+        return schema
 
 
 def _without_path(part: Any, path: Sequence[str | int]) -> Any:

@@ -252,6 +252,9 @@ REF: Json = {"$ref": "#/$defs/a"}
         ({"properties": {"a": REF}, "$defs": {"a": {"properties": {"a": REF}}}}, inf, inf),
         ({"$ref": "https://example.org"}, inf, inf),
         ({"$ref": "#/prefixItems/" + "1" * 5000, "prefixItems": [{}]}, inf, inf),
+        # An index has no zero before it, and ASCII digits alone.
+        ({"$ref": "#/prefixItems/00", "prefixItems": [{}]}, inf, inf),
+        ({"$ref": "#/prefixItems/\u0660", "prefixItems": [{}]}, inf, inf),
         ({"unevaluatedProperties": False}, inf, inf),
         ({"$dynamicRef": "#a"}, inf, inf),
         ({"$id": "https://example.org"}, inf, inf),
