@@ -42,10 +42,10 @@ def as_deltas(chunk: Json) -> Json:
     choices = chunk.get("choices")
     if not isinstance(choices, list):
         return chunk
-    has_messages = [
+    have_messages = all(
         isinstance(choice, dict) and "message" in choice and choice.get("delta") is None for choice in choices
-    ]
-    return make_chunk(chunk) if has_messages and all(has_messages) else chunk
+    )
+    return make_chunk(chunk) if choices and have_messages else chunk
 
 
 def make_delta(choice: Json) -> Json:
@@ -60,6 +60,6 @@ def make_delta(choice: Json) -> Json:
     return {**message, "tool_calls": indexed}
 
 
-def has_role_alone(delta: Mapping[str, Any]) -> bool:
-    """Returns whether a delta has nothing but a role."""
-    return not any(value for key, value in delta.items() if key != "role")
+def has_content(delta: Mapping[str, Any]) -> bool:
+    """Returns whether a delta has a value beside its role."""
+    return any(value for key, value in delta.items() if key != "role")

@@ -13,7 +13,7 @@ import orjson
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.chunks import has_role_alone, is_first_choice
+from gateway.core.turn.chunks import has_content, is_first_choice
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
@@ -242,4 +242,4 @@ def _read_contents(choices: Sequence[Any]) -> _ChunkContents:
     deltas = [choice["delta"] for choice in valid_choices if isinstance(choice.get("delta"), dict)]
     has_finish = any(choice.get("finish_reason") for choice in valid_choices)
     has_role = any(delta.get("role") for delta in deltas)
-    return _ChunkContents(has_role, has_finish or not all(map(has_role_alone, deltas)))
+    return _ChunkContents(has_role, has_finish or any(map(has_content, deltas)))

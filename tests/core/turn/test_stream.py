@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.chunks import has_role_alone, make_chunk
+from gateway.core.turn.chunks import has_content, make_chunk
 from gateway.core.turn.draft import MessageDraft, join_messages, read_generated_text
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 
@@ -245,18 +245,18 @@ def test_each_call_is_looked_at_once_however_many_follow(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("delta", "nothing"),
+    ("delta", "expected"),
     [
-        ({}, True),
-        ({"role": "assistant", "content": ""}, True),
-        ({"role": "assistant", "content": None, "refusal": None, "tool_calls": []}, True),
-        ({"content": "a"}, False),
-        ({"reasoning_content": "a"}, False),
-        ({"x": 1}, False),
+        ({}, False),
+        ({"role": "assistant", "content": ""}, False),
+        ({"role": "assistant", "content": None, "refusal": None, "tool_calls": []}, False),
+        ({"content": "a"}, True),
+        ({"reasoning_content": "a"}, True),
+        ({"x": 1}, True),
     ],
 )
-def test_a_delta_that_says_nothing(delta: dict[str, Any], nothing: bool) -> None:
-    assert has_role_alone(delta) is nothing
+def test_a_role_alone_is_no_content(delta: dict[str, Any], expected: bool) -> None:
+    assert has_content(delta) is expected
 
 
 def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:
