@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import KINDS, MULTI_AGENT_TOOLS, find_built_in, hash_built_in
+from gateway.agents.core.kinds import BUILT_IN_UIDS, KINDS, MULTI_AGENT_TOOLS
 from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.registry.conversation_registry import AgentConversations, read_conversation_definition
 from gateway.agents.registry.registry import AgentEdit, NewAgent, Registry
@@ -65,8 +65,8 @@ def names(agent: AgentView) -> list[str]:
 
 
 def test_the_gateways_own_tools_have_names_that_never_change() -> None:
-    assert hash_built_in("memory_insert") == "e53d047551e52415f2ca63feead013af"
-    assert [find_built_in(hash_built_in(name)) for name in BUILT_IN_TOOLS] == list(BUILT_IN_TOOLS)
+    assert BUILT_IN_UIDS["memory_insert"] == "e53d047551e52415f2ca63feead013af"
+    assert len(set(BUILT_IN_UIDS.values())) == len(BUILT_IN_TOOLS)
     # Attachments in databases out there hold these numbers.
     assert tuple(BUILT_IN_TOOLS)[:4] == (
         "send_message",
@@ -120,7 +120,7 @@ async def test_the_requested_values_outrank_those_of_the_kind(registry: Registry
             kind="memgpt_agent",
             rules=(rule,),
             tool_names=["memory", "mine"],
-            tools=[mine.uid, hash_built_in("memory")],
+            tools=[mine.uid, BUILT_IN_UIDS["memory"]],
         ),
     )
     assert names(made) == ["memory", "mine", *KINDS["memgpt_agent"].tools]
@@ -140,7 +140,7 @@ async def test_the_requested_values_outrank_those_of_the_kind(registry: Registry
     assert names(dora) == [*MULTI_AGENT_TOOLS]
     without = await registry.change(PROJECT, dora.agent.uid, AgentEdit(has_multi_agent_tools=False))
     assert names(without) == []
-    memory = [hash_built_in("memory")]
+    memory = [BUILT_IN_UIDS["memory"]]
     both = AgentEdit(tools=memory, has_multi_agent_tools=True)
     for _ in range(2):
         assert names(await registry.change(PROJECT, dora.agent.uid, both)) == ["memory", *MULTI_AGENT_TOOLS]
@@ -213,7 +213,7 @@ async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, stor
     assert ((await resolved()).tools[-1].name, (await resolved()).tools[-1].definition) == ("yours", after)
     await registry.tools.delete(PROJECT, mine.uid)
     assert (await resolved()).tools[-1].name == "memory_replace"
-    await registry.detach_tool(PROJECT, uid, hash_built_in("memory_replace"))
+    await registry.detach_tool(PROJECT, uid, BUILT_IN_UIDS["memory_replace"])
     assert (await resolved()).tools[-1].name == "memory_insert"
     await registry.delete(PROJECT, uid)
     assert await registry.resolver.resolve(PROJECT, "bea") is None
@@ -341,7 +341,7 @@ async def test_lists_replace_what_an_agent_has(registry: Registry, store: Store)
     house = await store.named_blocks.create(
         PROJECT, BlockDraft(replace(HUMAN, label="house")), at=1.0, origin="api"
     )
-    edit = AgentEdit(blocks=[house.block.uid], tools=[hash_built_in("memory")], tags=["b"])
+    edit = AgentEdit(blocks=[house.block.uid], tools=[BUILT_IN_UIDS["memory"]], tags=["b"])
     changed = await registry.change(PROJECT, made.agent.uid, edit)
     assert [e.block.label for e in changed.blocks] == ["house"]
     assert (names(changed), list(changed.tags)) == (["memory"], ["b"])
@@ -372,8 +372,8 @@ async def test_a_users_memory_is_an_agent_whose_configuration_is_the_profiles(
     assert [e.block.label for e in found.blocks] == ["human"]
     for attempt in (
         lambda: registry.change(PROJECT, uid, AgentEdit(name="x")),
-        lambda: registry.attach_tool(PROJECT, uid, hash_built_in("memory")),
-        lambda: registry.detach_tool(PROJECT, uid, hash_built_in("memory")),
+        lambda: registry.attach_tool(PROJECT, uid, BUILT_IN_UIDS["memory"]),
+        lambda: registry.detach_tool(PROJECT, uid, BUILT_IN_UIDS["memory"]),
     ):
         with pytest.raises(Conflict, match="settings file"):
             await attempt()
@@ -415,7 +415,7 @@ async def test_a_tool_is_put_by_its_name_and_the_gateways_own_stay(registry: Reg
     assert again.definition.body["schema"] == {"v": 2}
     with pytest.raises(WriteConflict):
         await registry.tools.create(PROJECT, "mine", ToolDefinition({}))
-    own = hash_built_in("memory")
+    own = BUILT_IN_UIDS["memory"]
     for attempt in (
         lambda: registry.tools.put(PROJECT, "memory", ToolDefinition({})),
         lambda: registry.tools.change(PROJECT, own, lambda d: (None, d)),

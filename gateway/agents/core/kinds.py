@@ -1,4 +1,4 @@
-"""Kinds of agents: how each speaks, and with which tools and rules it begins; and the ids of built-in tools.
+"""Kinds of agents: how each speaks, and with which tools and rules it begins. The ids of built-in tools.
 
 A kind has its name in the agents API. The definition of a new agent gets a copy of the tools and rules of its kind, so
 a change here does not change existing agents.
@@ -25,6 +25,14 @@ EXTERNAL_TOOLS = frozenset({"web_search", "fetch_webpage", "run_code", "run_code
 
 # The turn ends after these built-in tools, and goes on after all others.
 _ENDS_TURN = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})
+
+# The uid of each built-in tool by its name. Clients store the uids, so they are the same in every database.
+BUILT_IN_UIDS = {
+    name: blake2b(name.encode(), digest_size=16, person=b"mnemogate tool").hexdigest()
+    for name in BUILT_IN_TOOLS
+}
+# The number of each built-in tool by its name. Stored attachments of agents have the number in place of a row.
+BUILT_IN_NUMBERS = {name: -1 - index for index, name in enumerate(BUILT_IN_TOOLS)}
 
 _BLOCK_EDITS = ("memory_insert", "memory_replace")
 _OLDER_BLOCK_EDITS = ("core_memory_append", "core_memory_replace")
@@ -92,21 +100,3 @@ def make_base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) ->
         for name in tools
         if name in BUILT_IN_TOOLS and name not in ruled_names
     ]
-
-
-def index_built_in(name: str) -> int:
-    """Returns the index of a built-in tool among the built-in tools. The index is stored."""
-    return list(BUILT_IN_TOOLS).index(name)
-
-
-def hash_built_in(name: str) -> str:
-    """Returns the uid of a built-in tool, which is the same in every store."""
-    return blake2b(name.encode(), digest_size=16, person=b"mnemogate tool").hexdigest()
-
-
-_BY_UID = {hash_built_in(name): name for name in BUILT_IN_TOOLS}
-
-
-def find_built_in(uid: str) -> str | None:
-    """Returns the name of the built-in tool with this uid; None if the uid is of no built-in tool."""
-    return _BY_UID.get(uid)

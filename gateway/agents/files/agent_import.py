@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
-from gateway.agents.core.kinds import FILE_TOOLS, index_built_in
+from gateway.agents.core.kinds import BUILT_IN_NUMBERS, FILE_TOOLS
 from gateway.agents.files.file_exchanges import ConversationLines, make_conversation_lines
 from gateway.agents.files.folder_contents import FolderContents, UploadedFile
 from gateway.agents.registry.memory_scope import make_scope
@@ -278,7 +278,7 @@ class AgentImport:
                 self.left_out.append(f"tools.{name}")
                 continue
             if tool.definition is None:
-                attached: dict[str, Any] = {"built_in": index_built_in(name) + 1}
+                attached: dict[str, Any] = {"built_in": -BUILT_IN_NUMBERS[name]}
             else:
                 attached = {"uid": tool.uid, "name": tool.name, "body": tool.definition.body}
             yield {"attached": {"kind": "tool", **attached}}

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import KINDS, VOICE_KIND, index_built_in, make_base_rules
+from gateway.agents.core.kinds import BUILT_IN_NUMBERS, KINDS, VOICE_KIND, make_base_rules
 from gateway.agents.core.sleeptime_agent import PERSONA, SLEEP_JOB, make_sleeptime_agent
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.core.definition import AgentDefinition, Sleeptime
@@ -109,8 +109,7 @@ class SleeptimeAgentRegistry:
             name=f"{entry.name}{_SUFFIX}",
             body=definition.dump(),
             own_blocks=[BlockDraft(PERSONA, {})],
-            # Built-in tools have no rows, so the store numbers them below zero.
-            tools=[-1 - index_built_in(name) for name in tools],
+            tools=[BUILT_IN_NUMBERS[name] for name in tools],
         )
 
 

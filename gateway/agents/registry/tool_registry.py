@@ -1,7 +1,6 @@
 """Tools of a project: built-in tools, and tools that callers have defined.
 
-A built-in tool has no row. A list sorts the tool, and an agent's attachment names it, by a negative number that is made
-of its index in `BUILT_IN_TOOLS`.
+A built-in tool has no row. A list sorts it, and the attachment of an agent names it, by a negative number.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import EXTERNAL_TOOLS, FILE_TOOLS, find_built_in, hash_built_in, index_built_in
+from gateway.agents.core.kinds import BUILT_IN_NUMBERS, BUILT_IN_UIDS, EXTERNAL_TOOLS, FILE_TOOLS
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
@@ -26,7 +25,9 @@ from storage.sql.store import Store
 _NEEDS_SERVICE = (
     "needs a service beside the gateway: make a tool of this name, a webhook or one of an MCP server."
 )
-_PAGE = 200  # tools that one read returns
+# The tools that one read returns.
+_PAGE = 200
+_BUILT_IN_NAMES = {uid: name for name, uid in BUILT_IN_UIDS.items()}
 
 
 class ToolView(Struct, frozen=True):
@@ -54,9 +55,8 @@ class ToolRegistry:
 
     async def get(self, project: str, uid: str) -> ToolView:
         """Returns the tool with this uid."""
-        name = find_built_in(uid)
-        if name is not None:
-            return make_built_in(name)
+        if uid in _BUILT_IN_NAMES:
+            return make_built_in(_BUILT_IN_NAMES[uid])
         return _make_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
 
     async def select(
@@ -201,12 +201,12 @@ class ToolRegistry:
 
 def make_built_in(name: str) -> ToolView:
     """Returns a built-in tool."""
-    return ToolView(name, hash_built_in(name))
+    return ToolView(name, BUILT_IN_UIDS[name])
 
 
 def number_tool(tool: ToolView) -> int:
     """Returns the number of a tool in agents' attachments: its row, or a negative number for a built-in tool."""
-    return -1 - index_built_in(tool.name) if tool.definition is None else tool.definition.id
+    return BUILT_IN_NUMBERS[tool.name] if tool.definition is None else tool.definition.id
 
 
 def number_file_tools() -> list[int]:
@@ -216,7 +216,7 @@ def number_file_tools() -> list[int]:
 
 def _make_sort_key(name: str) -> int:
     """Returns the number that sorts a built-in tool in lists: before every row, in the order of `BUILT_IN_TOOLS`."""
-    return index_built_in(name) - len(BUILT_IN_TOOLS)
+    return list(BUILT_IN_TOOLS).index(name) - len(BUILT_IN_TOOLS)
 
 
 def _make_view(definition: Definition) -> ToolView:
