@@ -48,9 +48,9 @@ class KeyManagement(Struct, frozen=True):
         page = read_requested_page(raw, project)
         return render_page(page.select(await self.keys.list()), page.limit, _render_key)
 
-    async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+    async def show(self, number: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
-        return _render_key(await self._get(id, project))
+        return _render_key(await self._get(number, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId, NotAllowed."""
@@ -75,18 +75,18 @@ class KeyManagement(Struct, frozen=True):
             self.limits.parse(limit, key.project)
         return limits
 
-    async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+    async def change(self, number: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes a key in use; null removes a bound. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGE_FIELDS)
-        await self._get(id, project)
+        await self._get(number, project)
         try:
             # The key is read where it is written, so that of two changes none takes back the other's.
-            changed_key = await self.keys.change(id, lambda key: with_fields(raw, key))
+            changed_key = await self.keys.change(number, lambda key: with_fields(raw, key))
         except NotFound as error:
-            raise UnknownId(f"There is no key {id} in use.") from error
+            raise UnknownId(f"There is no key {number} in use.") from error
         return _render_key(changed_key)
 
-    async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+    async def rotate(self, number: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Gives a key another secret. Returns the key with that secret. Raises: BadRequest, UnknownId."""
         check_names(raw, ("overlap_s",))
         overlap_s = raw.get("overlap_s", _OVERLAP_S)
@@ -94,15 +94,16 @@ class KeyManagement(Struct, frozen=True):
             raise BadRequest(
                 f"overlap_s must be from 0 to {_MAX_OVERLAP_S}, saw {overlap_s!r}.", param="overlap_s"
             )
-        if self.keys.has_expired(await self._get(id, project)):
+        if self.keys.has_expired(await self._get(number, project)):
             raise BadRequest(
-                f"The key {id} has expired: change its expires_at first (PATCH /v1/manage/keys/{id}), or make another.",
+                f"The key {number} has expired: change its expires_at first (PATCH /v1/manage/keys/{number}), "
+                "or make another.",
                 param="expires_at",
             )
         try:
-            key, secret = await self.keys.rotate(id, overlap_s)
+            key, secret = await self.keys.rotate(number, overlap_s)
         except NotFound as error:
-            raise UnknownId(f"There is no key {id} in use.") from error
+            raise UnknownId(f"There is no key {number} in use.") from error
         return {**_render_key(key), "secret": secret}
 
     async def rotate_named(self, raw: RawArguments) -> dict[str, Any]:
@@ -110,19 +111,19 @@ class KeyManagement(Struct, frozen=True):
         options = {name: value for name, value in raw.items() if name != "key" and value is not None}
         return await self.rotate(Arguments(raw).read_number("key"), options)
 
-    async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+    async def remove(self, number: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key. A key that is revoked already stays revoked. Raises: UnknownId."""
-        await self._get(id, project)
+        await self._get(number, project)
         # The key may be revoked already.
         with suppress(NotFound):
-            await self.keys.revoke_by_id(id)
-        return {"id": id, "object": "key", "deleted": True}
+            await self.keys.revoke_by_id(number)
+        return {"id": number, "object": "key", "deleted": True}
 
-    async def _get(self, id: int, project: str | None) -> Key:
+    async def _get(self, number: int, project: str | None) -> Key:
         for key in await self.keys.list():
-            if key.id == id and project in (None, key.project):
+            if key.id == number and project in (None, key.project):
                 return key
-        raise UnknownId(f"There is no key {id}.")
+        raise UnknownId(f"There is no key {number}.")
 
 
 class KeyReport(Struct, frozen=True):

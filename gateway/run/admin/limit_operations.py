@@ -38,9 +38,9 @@ class LimitOperations(Struct, frozen=True):
         page = read_requested_page(raw, project)
         return render_page(page.select(await self.limits.list()), page.limit, render_limit)
 
-    async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+    async def show(self, number: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a limit. Raises: UnknownId."""
-        return render_limit(await self._get(id, project))
+        return render_limit(await self._get(number, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Adds a limit. project: the only project that the caller sees; None: all projects. Raises: BadRequest."""
@@ -68,32 +68,32 @@ class LimitOperations(Struct, frozen=True):
             then=self._read_then(raw),
         )
 
-    async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+    async def change(self, number: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGE_FIELDS)
-        limit = await self._get(id, project)
+        limit = await self._get(number, project)
         most = _read_most(raw, limit.unit) if "most" in raw else None
         then = self._read_then(raw) if "then" in raw else None
         with _map_not_found():
-            await self.limits.change(id, most, then)
-        return render_limit(await self._get(id, project))
+            await self.limits.change(number, most, then)
+        return render_limit(await self._get(number, project))
 
-    async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+    async def remove(self, number: int, *, project: str | None = None) -> dict[str, Any]:
         """Removes a limit. Raises: UnknownId."""
-        await self._get(id, project)
+        await self._get(number, project)
         with _map_not_found():
-            await self.limits.remove(id)
-        return {"id": id, "object": "limit", "deleted": True}
+            await self.limits.remove(number)
+        return {"id": number, "object": "limit", "deleted": True}
 
     async def remove_named(self, raw: RawArguments) -> dict[str, Any]:
         """Removes the limit with the number in `limit`. Raises: BadRequest, UnknownId."""
         return await self.remove(Arguments(raw).read_number("limit"))
 
-    async def _get(self, id: int, project: str | None) -> UsageLimit:
+    async def _get(self, number: int, project: str | None) -> UsageLimit:
         for limit in await self.limits.list():
-            if limit.id == id and project in (None, limit.project):
+            if limit.id == number and project in (None, limit.project):
                 return limit
-        raise UnknownId(f"There is no limit {id}.")
+        raise UnknownId(f"There is no limit {number}.")
 
     def _read_then(self, raw: RawArguments) -> str:
         then = raw.get("then", REFUSE)

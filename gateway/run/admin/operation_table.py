@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from gateway.errors import MemoryUnavailable, UnknownPath
+from gateway.errors import Conflict, MemoryUnavailable, UnknownId, UnknownPath, make_sentence
 from gateway.run.admin.operation_arguments import RawArguments
-from storage.errors import StoreError
+from storage.errors import NotFound, StaleWrite, StoreError, WriteConflict
 
 _Perform = Callable[[RawArguments], Awaitable[Any]]
 
@@ -25,7 +25,8 @@ class OperationTable:
     async def perform(self, name: str, raw: RawArguments) -> Any:
         """Performs one operation and returns its answer, which can be written as JSON.
 
-        Raises: UnknownPath: there is no such operation; BadRequest; MemoryUnavailable: the store's error.
+        Raises: UnknownPath: there is no such operation; BadRequest; UnknownId: a record is gone; Conflict: it has
+            changed; MemoryUnavailable: any other error of the store.
         """
         operation = self._operations.get(name)
         if operation is None:
@@ -35,5 +36,9 @@ class OperationTable:
             )
         try:
             return await operation(raw)
+        except NotFound as error:
+            raise UnknownId(make_sentence(error.message)) from error
+        except (WriteConflict, StaleWrite) as error:
+            raise Conflict(make_sentence(error.message)) from error
         except StoreError as error:
             raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
