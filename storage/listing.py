@@ -37,7 +37,7 @@ class Page(Struct, Generic[CursorT], frozen=True):
     """A page of a list. Its cursors are numbers of rows, public ids, or numbers of messages."""
 
     # The cursor after which the page lies, in the order of the page, exclusive; None: the page is the first. The entry
-    # of a cursor may be gone.
+    # of a number may be gone; that of a public id must be there.
     after: CursorT | None = None
     # The cursor before which the page lies, in the order of the page, exclusive; None: the page may reach to the end.
     before: CursorT | None = None

@@ -9,7 +9,15 @@ import pytest
 
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, RecordChanged, WriteConflict
-from storage.listing import AgentChange, AgentEntry, AgentFilter, DefinitionDraft, NamedAgent, Page
+from storage.listing import (
+    AgentChange,
+    AgentEntry,
+    AgentFilter,
+    ConversationFilter,
+    DefinitionDraft,
+    NamedAgent,
+    Page,
+)
 from storage.records import Block
 from storage.run_records import Run, RunState
 from storage.sql.agents_api import agents
@@ -288,6 +296,30 @@ async def test_few_agents_with_a_name_or_tags_are_not_sought_among_all_people(op
         walked = agents.SQL[f"{wanted.order}_down"]
         assert not {walked, walked.postgres}.intersection(statements)
         assert len(statements) > 1
+
+
+async def test_a_full_page_ends_where_its_last_row_was_read(open_store: OpenStore) -> None:
+    """A second read of the last row would find it moved, or erased meanwhile."""
+    statements: list[str] = []
+    store = await open_store(note=statements.append)
+    entries = [await make_agent(store, f"a{n}") for n in range(20)]
+    agent = entries[0].agent
+    for n in range(20):
+        await store.conversations.create(agent, f"conv-{n}", {}, at=float(n))
+    page: Page[str] = Page(limit=20)
+    for order in ("created", "updated", "completed"):
+        statements.clear()
+        assert len(await store.defined_agents.list_page(PROJECT, AgentFilter(order=order), page)) == 20
+        assert not [name for name in statements if name.startswith("cursor")]
+    for conversation_filter in (
+        ConversationFilter(),
+        ConversationFilter(agent_row=agent.id),
+        ConversationFilter(order="spoken"),
+        ConversationFilter(order="completed"),
+    ):
+        statements.clear()
+        assert len(await store.conversations.list_page(PROJECT, conversation_filter, page)) == 20
+        assert not [name for name in statements if name.startswith("cursor")]
 
 
 @pytest.mark.parametrize("few_agents", [64, 0])

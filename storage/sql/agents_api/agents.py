@@ -93,11 +93,11 @@ async def list_agents(
         if few_rows is not None:
             values += (few_rows,)
         rows = await connection.fetch_rows(SQL[statement], values)
-        entries = [_make_entry(row) for row in rows]
+        entries = [_make_entry(row[1:]) for row in rows]
         shown_entries = [entry for entry in entries if agent_filter.includes_hidden or not _is_hidden(entry)]
         if len(rows) < size:
             return shown_entries, None
-        return shown_entries, await _find_position(connection, project, order, entries[-1].agent.uid)
+        return shown_entries, (rows[-1][0], entries[-1].agent.id)
 
     return await fill_page(page, first, last, read)
 

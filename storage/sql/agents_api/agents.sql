@@ -2,9 +2,9 @@
 -- describes it.
 
 -- piece: entry
--- Selects a memory `a` with its definition. The memory of a profile has no definition; its name is the profile's and
--- the user's.
-SELECT {agent}, {definition}
+-- The columns of a memory `a` with its definition, and their tables. The memory of a profile has no definition; its name
+-- is the profile's and the user's.
+{agent}, {definition}
 FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
 AND d.project = a.project
 LEFT JOIN definition_texts t ON t.id = d.current
@@ -36,7 +36,7 @@ coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = a.id), 0)
 
 -- name: get
 -- Reads an agent of a project by its public id.
-{entry} WHERE a.uid = ?1 AND a.project = ?2 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
+SELECT {entry} WHERE a.uid = ?1 AND a.project = ?2 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
 
 -- name: memories
 -- Reads some memories of a project.
@@ -44,20 +44,20 @@ SELECT {agent} FROM agents a WHERE a.project = ?1 AND a.id {in:2:BIGINT:64}
 
 -- name: among
 -- Reads some agents by their rows.
-{entry} WHERE a.id {in:1:BIGINT:64}
+SELECT {entry} WHERE a.id {in:1:BIGINT:64}
 
 -- name: created
--- Lists agents by when they were made.
-{entry} WHERE {filter} ORDER BY a.id {direction} LIMIT ?4
+-- Lists agents by when they were made, each after its time in the order, which is 0.
+SELECT 0, {entry} WHERE {filter} ORDER BY a.id {direction} LIMIT ?4
 
 -- name: updated
--- Lists agents by when they changed. ?13 to ?16: the times and rows between which they lie.
-{entry} WHERE {filter} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
+-- Lists agents by when they changed, each after that time. ?13 to ?16: the times and rows between which they lie.
+SELECT {updated}, {entry} WHERE {filter} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
 ORDER BY {updated} {direction}, a.id {direction} LIMIT ?4
 
 -- name: completed
--- Lists agents by when they last answered. Parameters as of `updated`.
-{entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
+-- Lists agents by when they last answered, each after that time. Parameters as of `updated`.
+SELECT {completed}, {entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed} {direction}, a.id {direction} LIMIT ?4
 
 -- name: with_name
@@ -89,17 +89,17 @@ WHERE n.project = ?1 AND n.kind = 'identity' AND n.name {in:2:TEXT:64} LIMIT ?3
 
 -- name: few_created
 -- Lists some agents as `created` does. ?13: their rows.
-{entry} WHERE a.id {in:13:BIGINT:64} AND {filter} ORDER BY a.id {direction} LIMIT ?4
+SELECT 0, {entry} WHERE a.id {in:13:BIGINT:64} AND {filter} ORDER BY a.id {direction} LIMIT ?4
 
 -- name: few_updated
 -- Lists some agents as `updated` does. ?17: their rows.
-{entry} WHERE a.id {in:17:BIGINT:64} AND {filter}
+SELECT {updated}, {entry} WHERE a.id {in:17:BIGINT:64} AND {filter}
 AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
 ORDER BY {updated} {direction}, a.id {direction} LIMIT ?4
 
 -- name: few_completed
 -- Lists some agents as `completed` does. ?17: their rows.
-{entry} WHERE a.id {in:17:BIGINT:64} AND {filter}
+SELECT {completed}, {entry} WHERE a.id {in:17:BIGINT:64} AND {filter}
 AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed} {direction}, a.id {direction} LIMIT ?4
 

@@ -72,7 +72,7 @@ class Conversations(StoreGroup):
         uid = entry.conversation.uid
         project = agent.scope.project
         await connection.lock(agent.id)
-        if _find_version(await get_conversation(connection, project, uid)) != _find_version(entry):
+        if _get_version(await get_conversation(connection, project, uid)) != _get_version(entry):
             raise RecordChanged(f"the conversation {uid!r} was changed since")
         draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await put_definition(connection, draft, at=at)
@@ -130,13 +130,11 @@ class Conversations(StoreGroup):
                 limit=size,
                 direction=page.direction,
             )
-            entries = [_make_entry(row) for row in rows]
+            entries = [_make_entry(row[1:]) for row in rows]
             matching = [entry for entry in entries if _matches(entry, conversation_filter)]
             if len(rows) < size:
                 return matching, None
-            return matching, await _find_page_end(
-                connection, project, conversation_filter, entries[-1].conversation.uid
-            )
+            return matching, (rows[-1][0], entries[-1].conversation.id)
 
         return await fill_page(page, first_end, last_end, read)
 
@@ -151,7 +149,9 @@ async def _load_rows(
     limit: int,
     direction: str,
 ) -> list[Row]:
-    """Returns the rows of conversations between two positions of an order, also rows that do not match the filter.
+    """Returns the rows of conversations between two positions of an order, each after its time in that order.
+
+    Rows that do not match the filter's text and marks are returned as well.
 
     direction: the end of the statement's name, as `Page.direction`.
     """
@@ -197,7 +197,7 @@ def _matches(entry: ConversationEntry, conversation_filter: ConversationFilter) 
     )
 
 
-def _find_version(entry: ConversationEntry) -> int | None:
+def _get_version(entry: ConversationEntry) -> int | None:
     return None if entry.definition is None else entry.definition.version
 
 

@@ -1,8 +1,8 @@
 -- Every statement on conversations as the agents API knows them. `-- name:` begins one; the next line describes it.
 
 -- piece: conversation
--- A conversation `c` with its memory `a` and its definition.
-SELECT c.id, c.uid, c.key, c.rev, c.tip, c.begun, c.last_at,
+-- The columns of a conversation `c` with its memory `a` and its definition.
+c.id, c.uid, c.key, c.rev, c.tip, c.begun, c.last_at,
     {agent},
     d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
@@ -21,24 +21,24 @@ CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at ELSE coalesce(n.ended, 0) END
 
 -- name: get
 -- Reads a conversation of a project by its public id.
-{conversation} FROM conversations c JOIN agents a ON a.id = c.agent {definition_tables}
+SELECT {conversation} FROM conversations c JOIN agents a ON a.id = c.agent {definition_tables}
 WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
 
 -- name: of_project
--- Lists a project's conversations. ?2, ?3: between these rows; ?4: how many.
-{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {definition_tables}
+-- Lists a project's conversations, each after its time in the order, which is 0. ?2, ?3: between these rows; ?4: how many.
+SELECT 0, {conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {definition_tables}
 WHERE {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id {direction} LIMIT ?4
 
 -- name: of_agent
 -- Lists the conversations of an agent. ?5: the agent's row; the others as of `of_project`.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
+SELECT 0, {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
 WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id {direction} LIMIT ?4
 
 -- name: by_time
--- Lists the conversations of the agents in rows ?8 to ?9 by a time. ?3: how many; ?4 to ?7: between these times and
+-- Lists the conversations of the agents in rows ?8 to ?9 by a time, each after its time. ?3: how many; ?4 to ?7: between these times and
 -- rows. When the last run of each conversation ended is read once for all conversations. (The range is of `c.agent`,
 -- since PostgreSQL does not derive it from one of `a.id`.)
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
+SELECT {order_time}, {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
 LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents b ON b.id = r.agent AND b.project = ?1
     WHERE r.agent >= ?8 AND r.agent <= ?9
     AND CAST(?2 AS TEXT) <> 'spoken' GROUP BY r.conversation) n ON n.conversation = c.id
