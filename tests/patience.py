@@ -1,4 +1,4 @@
-"""The time for which tests wait, and functions that poll for a state that sends no notification."""
+"""The time for which tests wait, functions that poll for a state that sends no notification, and a loop's clock."""
 
 from __future__ import annotations
 
@@ -43,3 +43,10 @@ async def comes(read: Callable[[], T]) -> T:
         while not (value := read()):  # noqa: ASYNC110  # no event reports the value
             await asyncio.sleep(_POLL_S)
     return value
+
+
+def advance_loop(seconds: float) -> None:
+    """Moves the running loop's clock forward. The loop calls the timers that are due by then."""
+    loop = asyncio.get_running_loop()
+    read_time = loop.time
+    loop.time = lambda: read_time() + seconds

@@ -27,7 +27,7 @@ from adapters.reply_quota import ReplyQuota
 from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport
 from tests.doubles.upstream import Gate
-from tests.patience import PATIENCE_S, SHORT_S, comes
+from tests.patience import PATIENCE_S, SHORT_S, advance_loop, comes
 
 HEADERS = {"Content-Type": "application/json"}
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -684,12 +684,13 @@ async def test_an_upload_that_is_given_up_stops_asking_for_pieces(transport: Htt
 
 
 async def test_an_upload_is_waited_for_as_long_as_the_upstream_takes_of_it(transport: HttpTransport) -> None:
-    transport.timeouts = Timeouts(first_byte_s=PATIENCE_S, between_chunks_s=SHORT_S)
+    transport.timeouts = Timeouts(first_byte_s=PATIENCE_S, between_chunks_s=PATIENCE_S)
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(4):
-            await asyncio.sleep(SHORT_S / 2)
+            advance_loop(PATIENCE_S / 2)
             yield b"a"
+            await asyncio.sleep(0)  # the loop calls the timers that are due
 
     async with answering(OK) as server:
         reply = await transport.send("POST", server.url, HEADERS, Upload(pieces(), 4))
