@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Set
+from itertools import takewhile
 
 from gateway.core.prompt.excerpt import CUT, list_query_keys, list_short_words
 from gateway.core.prompt.note_query import SEARCHED_CHARS, choose_searched_part, without_lines
@@ -28,7 +29,13 @@ class ShownContent:
         query: str,
         shared_lines: Collection[str] = frozenset(),
     ) -> None:
-        """Collects the content. The parameters are as in `note_choice.choose_hits` (`atoms`: `exclude_atoms`)."""
+        """Collects the content.
+
+        atoms: the atoms of the request's messages.
+        notes: the texts of its notes.
+        query: the text for which another note is made.
+        shared_lines: lines of the query that are left out of a message.
+        """
         self._atoms = atoms
         self._query = query
         self._shared_lines = shared_lines
@@ -49,27 +56,28 @@ class ShownContent:
         return None if self.shows_line(render_line(message, line)) else line
 
     def shows_line(self, line: str) -> bool:
-        """Returns whether an earlier note has this line, or a cut line with most of it and of the query's words."""
+        """Returns whether an earlier note has this line, or repeats it by a cut line."""
         if line in self._whole_lines:
             return True
         beginning = line[:_LOOKUP_CHARS]
-        for shown_line in self._lines[bisect_left(self._lines, beginning) :]:
-            if not shown_line.startswith(beginning):
-                return False
-            if len(shown_line) < SHOWN_SHARE * len(line) or not shown_line.endswith(CUT):
-                continue
-            if shown_line.startswith(line):
-                return True
-            shown_text = shown_line.removesuffix(CUT).rstrip()
-            if line.startswith(shown_text):
-                cut_text = line[len(shown_text) :].lower()
-                missing_keys = [
-                    key for key in list_query_keys(self._query) if key in cut_text and key not in shown_text
-                ]
-                # Only now, since lowering a line takes time, and most lines have the words as the query has them.
-                if missing_keys:
-                    shown_text = shown_text.lower()
-                    missing_keys = [key for key in missing_keys if key not in shown_text]
-                if not missing_keys:
-                    return True
-        return False
+        candidates = self._lines[bisect_left(self._lines, beginning) :]
+        return any(
+            self._repeats(shown_line, line)
+            for shown_line in takewhile(lambda candidate: candidate.startswith(beginning), candidates)
+        )
+
+    def _repeats(self, shown_line: str, line: str) -> bool:
+        """Returns whether a cut line of a note has most of another line, and all words of the query that are in it."""
+        if len(shown_line) < SHOWN_SHARE * len(line) or not shown_line.endswith(CUT):
+            return False
+        if shown_line.startswith(line):
+            return True
+        shown_text = shown_line.removesuffix(CUT).rstrip()
+        if not line.startswith(shown_text):
+            return False
+        missing_text = line[len(shown_text) :].lower()
+        missing_keys = [key for key in list_query_keys(self._query) if key in missing_text]
+        if not missing_keys:
+            return True
+        folded_text = shown_text.lower()
+        return all(key in folded_text for key in missing_keys)
