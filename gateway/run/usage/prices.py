@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 from gateway.core.usage.price import Price
 from gateway.settings import PriceSettings, Settings
@@ -12,7 +13,10 @@ FindPrice = Callable[[str, str], Price | None]
 
 
 def make_price_finder(settings: Settings) -> FindPrice:
-    """Returns the function that finds a model's price in the settings: of several prices the first."""
+    """Returns the function that finds a model's price in the settings.
+
+    Several aliases may lead to one model: the first alias with a price has the model's price.
+    """
     prices: dict[tuple[str, str], Price] = {}
     priced_aliases = [
         (alias, _make_price(alias.prices)) for alias in settings.models if alias.prices is not None
@@ -23,11 +27,10 @@ def make_price_finder(settings: Settings) -> FindPrice:
             prices.setdefault((deployment.upstream, deployment.model or alias.model), price)
     # A caller may ask any upstream for the model of an alias that names no upstream.
     named_models = {(alias.upstream, alias.model) for alias in settings.models}
-    for alias, price in priced_aliases:
-        if alias.upstream is None:
-            for upstream in settings.upstreams:
-                if (upstream.name, alias.model) not in named_models:
-                    prices.setdefault((upstream.name, alias.model), price)
+    for (alias, price), upstream in product(priced_aliases, settings.upstreams):
+        model = upstream.name, alias.model
+        if alias.upstream is None and model not in named_models:
+            prices.setdefault(model, price)
     return lambda upstream, model: prices.get((upstream, model))
 
 
