@@ -56,9 +56,11 @@ class ContextWindows:
         self._figures: dict[ModelKey, _Figures] = {}
 
     def find_window(self, key: ModelKey, configured: int | None) -> int | None:
-        """Returns a model's window in tokens; None: the window is not known. configured: the window of the settings.
+        """Returns a model's window in tokens; None: the window is not known.
 
-        It is smaller than configured if an error has named a smaller window, or if the upstream counts more tokens.
+        The window is smaller than in the settings if an error has named a smaller one, or if the upstream counts more.
+
+        configured: the window in the settings; None: they have none.
         """
         figures = self._figures.get(key)
         if figures is None:
@@ -79,17 +81,17 @@ class ContextWindows:
         """Notes the context window that an error named, in the upstream's own tokens."""
         self._change_figures(key).reported_window = tokens
 
-    def note_count(self, key: ModelKey, estimated: int, actual: int, fitting: int) -> None:
+    def note_count(self, key: ModelKey, estimated: int, actual: int, max_tokens: int) -> None:
         """Notes an upstream's count of a prompt's tokens.
 
         estimated: the tokens of the prompt by the gateway's count.
         actual: the tokens of the prompt by the upstream's count.
-        fitting: the most tokens that the prompt could have had, by the gateway's count.
+        max_tokens: the most tokens for which the window has room, by the gateway's count.
         """
         figures = self._figures.get(key) or _Figures()
         # A first count replaces a guess. Later counts are noted only near the end of the window, where they matter.
         scale = 1.0 if figures.is_guess or figures.scale is None else figures.scale
-        is_off = actual > estimated * scale * _TOLERANCE and actual > fitting * scale * _NEARLY_FULL
+        is_off = actual > estimated * scale * _TOLERANCE and actual > max_tokens * scale * _NEARLY_FULL
         if figures.is_guess or is_off:
             figures = self._change_figures(key)
             measured_scale = ceil(actual / estimated * _SCALE_STEPS) / _SCALE_STEPS

@@ -189,9 +189,9 @@ class Attempts:
         """
         return self._candidates.skip_fallback()
 
-    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
+    def note_prompt_tokens(self, estimated: int, actual: int, max_tokens: int) -> None:
         """Notes the number of a prompt's tokens, as `ModelSource.note_prompt_tokens`."""
-        self._services.context_windows.note_count(make_model_key(self.target), estimated, actual, fitting)
+        self._services.context_windows.note_count(make_model_key(self.target), estimated, actual, max_tokens)
 
     def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off. An error before a reply is noted already."""

@@ -27,12 +27,12 @@ class ModelSource(Protocol):
         mender: makes the request again if its content is refused; None: a refused request is not made again.
         """
 
-    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
+    def note_prompt_tokens(self, estimated: int, actual: int, max_tokens: int) -> None:
         """Notes the number of a prompt's tokens that the upstream counted.
 
         estimated: the gateway's own count.
         actual: the upstream's count.
-        fitting: the tokens to which the prompt was fitted.
+        max_tokens: the most tokens for which the window has room, by the gateway's count.
         """
 
     def note_broken(self, error: GatewayError) -> None:

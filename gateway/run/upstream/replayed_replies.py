@@ -59,8 +59,8 @@ class ReplayedReplies:
             return _BufferedStream(200, (EVENT_STREAM_HEADER,), reply)
         return BufferedReply(200, (JSON_HEADER,), reply)
 
-    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
-        self.attempts.note_prompt_tokens(estimated, actual, fitting)
+    def note_prompt_tokens(self, estimated: int, actual: int, max_tokens: int) -> None:
+        self.attempts.note_prompt_tokens(estimated, actual, max_tokens)
 
     def note_broken(self, error: GatewayError) -> None:
         self.attempts.note_broken(error)
