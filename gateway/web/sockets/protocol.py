@@ -89,6 +89,13 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # otherwise uvicorn logs that the handshake was not answered
 
+    def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is not None:
+            super().handle_parser_exception()
+        else:  # its handshake is not answered yet, so a client reads no frame
+            self.close_sent = True
+            self.abort()
+
     def handle_ping(self) -> None:
         # Pongs for a client that reads nothing would fill the memory, so they are taken from the buffer and dropped.
         if self.is_writing_paused:

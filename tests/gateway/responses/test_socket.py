@@ -1021,6 +1021,27 @@ def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
         wait_until_disconnected(world)
 
 
+@pytest.mark.parametrize("frames", [b"\xff" * 4, b"\x89\x80\0\0\0\0" * 2_000], ids=["malformed", "too many"])
+def test_bad_frames_before_the_handshake_is_answered_end_the_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, frames: bytes
+) -> None:
+    arrived, gate = Gate(), Gate()
+
+    async def demands_key(_: Guard) -> bool:
+        arrived.open()
+        await gate.wait()
+        return False
+
+    monkeypatch.setattr(Guard, "demands_key", demands_key)
+    with world.gateway.connect() as http:
+        http.request("GET", "/v1/responses", headers=HANDSHAKE)
+        arrived.wait_sync()
+        http.send(frames)
+        wait_until_disconnected(world)
+        gate.open()
+    assert "Traceback" not in caplog.text
+
+
 SHORT = {
     "pings": b"\x89\x80\0\0\0\0",
     "pongs": b"\x8a\x80\0\0\0\0",
