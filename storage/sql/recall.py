@@ -60,7 +60,7 @@ def _reports_damage(
         try:
             return await search(self, agent, *args, **kwargs)
         except blob.CorruptIndex as error:
-            await self._index.mend(agent.id)
+            await self._index.empty_damaged_chunks(agent.id)
             raise StoreCorrupt(f"the search index of memory {agent.id} is made again: {error}") from error
         except ValueError as error:
             raise StoreCorrupt(f"a row of memory {agent.id} cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from storage.database import Connection, Database
-from storage.records import Agent
+from storage.records import Agent, AgentNumbers, Message
 from storage.search import blob
 from storage.search.document import CountedDocument, Document, count_terms, mark_names
 from storage.search.segment import Segment, list_segment_chunks, make_segment
@@ -25,10 +25,10 @@ from storage.sql.shown_exchanges import load_exchanges_since, load_stale_exchang
 from storage.sql.statements import load, load_column
 from storage.sql.terms import (
     add_segment,
+    empty_damaged_chunks,
     find_terms,
     find_unsegmented,
     load_terms_between,
-    mend_terms,
     replace_terms,
 )
 from storage.sql.vector_chunks import forget_indexed, move_cursor_back
@@ -56,12 +56,25 @@ class _Unindexed(NamedTuple):
     documents: list[Document]
 
 
+class _NextTexts(NamedTuple):
+    """The texts that a step adds to an index: all that the index lacks up to a number."""
+
+    # The exchanges up to the number.
+    exchanges: list[ShownExchange]
+    # The passages and facts up to the number.
+    passages: list[Message]
+    # The number, which the index has reached after the step.
+    end_seq: int
+    # True if the memory may have texts with higher numbers that can be indexed now.
+    has_more: bool
+
+
 class _MadeSegment(NamedTuple):
     """A segment to be stored."""
 
     # The number of the segment.
     number: int
-    # The highest stamp of the chunks that it has.
+    # The stamp of the chunk that was written last of those that the segment has.
     stamp: int
     # The documents of the segment.
     segment: Segment
@@ -95,14 +108,17 @@ class SearchIndex(GrowingGroup):
         if unindexed is None:
             return False
         agent, documents = unindexed
-        counted = await self._count(agent_row, documents, give_way)
+        counted = await self._count_words(agent_row, documents, give_way)
         return await self._write_step(agent, counted) or await self._add_segment(agent_row)
 
-    async def mend(self, agent_row: int) -> None:
-        """Empties the damaged parts of the search index. The next steps of `advance` make them again."""
-        await self._grow(
-            agent_row, 0, self._database.bulk_write(lambda connection: _mend_index(connection, agent_row))
-        )
+    async def empty_damaged_chunks(self, agent_row: int) -> None:
+        """Empties the damaged chunks of the search index. The next steps of `advance` make them again."""
+
+        async def empty(connection: Connection) -> None:
+            await connection.lock(agent_row)
+            await empty_damaged_chunks(connection, agent_row)
+
+        await self._grow(agent_row, 0, self._database.bulk_write(empty))
         self._memories.drop(agent_row)
 
     @reads
@@ -116,7 +132,7 @@ class SearchIndex(GrowingGroup):
         passages = await load_passages_and_facts_since(connection, agent_row, first, _STEP_PASSAGES)
         return _Unindexed(agent, [*self._make_documents(shown_exchanges), *map(make_document, passages)])
 
-    async def _count(
+    async def _count_words(
         self, agent_row: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
     ) -> dict[Document, CountedDocument]:
         """Counts the words of documents, unless queries have counted them already. give_way: as in `advance`.
@@ -157,33 +173,20 @@ class SearchIndex(GrowingGroup):
         numbers = await lock_numbers(connection, agent.id)
         if numbers is None:
             return False
-        indexed_seq = numbers.indexed_seq
         stale_rows = await load_column(connection, SQL["stale"], (agent.id, _STEP_EXCHANGES))
-        fresh = await load_exchanges_since(connection, agent.id, indexed_seq + 1, _STEP_EXCHANGES)
-        is_last = len(fresh) < _STEP_EXCHANGES
-        if is_last:
-            end_seq = await _compute_last_indexable(connection, agent.id, numbers.next_seq)
-        else:
-            end_seq = max(shown_exchange.exchange.reply_seq for shown_exchange in fresh)
         outdated: list[ShownExchange] = []
         if stale_rows:
-            outdated = await _remove_from_index(connection, agent.id, stale_rows, indexed_seq)
-        passages = await load_passages_and_facts_since(connection, agent.id, indexed_seq + 1, _STEP_PASSAGES)
-        if len(passages) == _STEP_PASSAGES and passages[-1].seq < end_seq:
-            # The rest comes with the next step.
-            end_seq = passages[-1].seq
-            is_last = False
-        documents = self._make_documents(
-            shown_exchange for shown_exchange in (*outdated, *fresh) if shown_exchange.exchange.seq <= end_seq
-        )
-        documents += [make_document(passage) for passage in passages if passage.seq <= end_seq]
+            outdated = await _remove_from_index(connection, agent.id, stale_rows, numbers.indexed_seq)
+        added = await _load_next_texts(connection, agent.id, numbers)
+        documents = self._make_documents((*outdated, *added.exchanges))
+        documents += map(make_document, added.passages)
         if not await _merge_terms(connection, agent.id, blob.encode(documents, agent.secret, counted)):
             return True
         for exchange_row in stale_rows:
             await connection.run(SQL["stale_done"], (agent.id, exchange_row))
-        if end_seq > indexed_seq:
-            await set_indexed(connection, agent.id, end_seq)
-        return not is_last or len(stale_rows) == _STEP_EXCHANGES
+        if added.end_seq > numbers.indexed_seq:
+            await set_indexed(connection, agent.id, added.end_seq)
+        return added.has_more or len(stale_rows) == _STEP_EXCHANGES
 
     def _make_documents(self, shown_exchanges: Iterable[ShownExchange]) -> list[Document]:
         return [
@@ -212,7 +215,7 @@ class SearchIndex(GrowingGroup):
         try:
             made_segment = await self._database.long_read(make)
         except blob.CorruptIndex:
-            await self.mend(agent_row)
+            await self.empty_damaged_chunks(agent_row)
             return True
         if made_segment is None:
             return False
@@ -231,6 +234,27 @@ class SearchIndex(GrowingGroup):
             )
 
 
+async def _load_next_texts(connection: Connection, agent_row: int, numbers: AgentNumbers) -> _NextTexts:
+    """Returns the texts after those that an index has, for one step."""
+    first = numbers.indexed_seq + 1
+    exchanges = await load_exchanges_since(connection, agent_row, first, _STEP_EXCHANGES)
+    passages = await load_passages_and_facts_since(connection, agent_row, first, _STEP_PASSAGES)
+    has_more = len(exchanges) == _STEP_EXCHANGES
+    if has_more:
+        end_seq = max(shown_exchange.exchange.reply_seq for shown_exchange in exchanges)
+    else:
+        end_seq = await _compute_last_indexable(connection, agent_row, numbers.next_seq)
+    if len(passages) == _STEP_PASSAGES and passages[-1].seq < end_seq:
+        end_seq = passages[-1].seq
+        has_more = True
+    return _NextTexts(
+        [shown_exchange for shown_exchange in exchanges if shown_exchange.exchange.seq <= end_seq],
+        [passage for passage in passages if passage.seq <= end_seq],
+        end_seq,
+        has_more,
+    )
+
+
 async def _compute_last_indexable(connection: Connection, agent_row: int, next_seq: int) -> int:
     """Returns the last number up to which messages can be indexed now. next_seq: the agent's next number.
 
@@ -239,11 +263,6 @@ async def _compute_last_indexable(connection: Connection, agent_row: int, next_s
     """
     under_way: int | None = await connection.fetch_value(SQL["under_way"], (agent_row, next_seq))
     return (next_seq if under_way is None else under_way) - 1
-
-
-async def _mend_index(connection: Connection, agent_row: int) -> None:
-    await connection.lock(agent_row)
-    await mend_terms(connection, agent_row)
 
 
 async def _remove_from_index(
@@ -265,12 +284,15 @@ async def _remove_from_index(
 
 
 async def _merge_terms(connection: Connection, agent_row: int, blobs: Mapping[int, bytes]) -> bool:
-    """Merges blobs into the chunks of the index. Returns False if a chunk is damaged; the next steps make all again."""
+    """Merges blobs into the chunks of the index. Returns False if a chunk is damaged.
+
+    The next steps index its messages again.
+    """
     for chunk, data in blobs.items():
         try:
             merged = blob.merge(await find_terms(connection, agent_row, chunk), data)
         except blob.CorruptIndex:
-            await mend_terms(connection, agent_row)
+            await empty_damaged_chunks(connection, agent_row)
             return False
         await replace_terms(connection, agent_row, chunk, merged)
     return True

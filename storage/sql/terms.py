@@ -92,7 +92,7 @@ async def add_segment(
     return True
 
 
-async def mend_terms(connection: Connection, agent_row: int) -> None:
+async def empty_damaged_chunks(connection: Connection, agent_row: int) -> None:
     """Empties damaged chunks, so that their messages are indexed again. Drops all segments."""
     await connection.run(SQL["segments_drop"], (agent_row,))
     for chunk, _, data in await load_terms_since(connection, agent_row, -1):
@@ -117,6 +117,6 @@ async def forget_terms(connection: Connection, agent_row: int, seqs: Iterable[in
             try:
                 remaining = blob.forget(data, chunk_seqs)
             except blob.CorruptIndex:
-                await mend_terms(connection, agent_row)
+                await empty_damaged_chunks(connection, agent_row)
             else:
                 await replace_terms(connection, agent_row, chunk, remaining)

@@ -41,7 +41,7 @@ async def test_writes_that_take_numbers_report_them(
     file = StoredFile(0, "f" * 32, agent.id, FileState.PARSING, 1, 1.0, "text/plain", "a.txt")
     file = await store.files.add(file)
     await store.files.add_parts(file, ["One.", "Two.", "Three."])
-    await store.search_index.mend(agent.id)
+    await store.search_index.empty_damaged_chunks(agent.id)
     imported = await store.import_writer.begin(replace(agent, uid="u2", scope=CAROL))
     await store.import_writer.finish(imported, 8)
     assert grown == [(agent.id, n) for n in (2, 1, 1, 3, 0)] + [(imported.id, 7)]

@@ -631,5 +631,5 @@ async def test_the_cache_of_a_damaged_memory_is_dropped_in_the_loops_thread(
 ) -> None:
     threads: list[int] = []
     monkeypatch.setattr(MemoryCache, "drop", lambda self, agent: threads.append(threading.get_ident()))
-    await store.search_index.mend(alice.agent.id)
+    await store.search_index.empty_damaged_chunks(alice.agent.id)
     assert threads == [threading.get_ident()]
