@@ -28,7 +28,7 @@ class UsageLimits(StoreGroup):
         return tuple(UsageLimit(*row) for row in await connection.fetch_rows(SQL["limits"]))
 
     async def add(self, limit: UsageLimit) -> UsageLimit:
-        """Adds a limit, and returns it with its row. The id of `limit` does not count."""
+        """Adds a limit. Returns it with its row. The id of `limit` is ignored."""
         values = (limit.project, limit.key_id, limit.user, limit.unit, limit.per, limit.most, limit.then)
         adding = self._database.write_one(SQL["limit_add"], values)
         ((limit_id,),) = await self._await_write(adding, self._report_change)

@@ -77,7 +77,7 @@ async def _insert_text(
 
 async def get_definition(connection: Connection, definition_row: int) -> Definition:
     """Returns a definition by its row. Raises: NotFound."""
-    row = await connection.fetch_row(SQL["by_id"], (definition_row,))
+    row = await connection.fetch_row(SQL["by_row"], (definition_row,))
     if row is None:
         raise NotFound(f"there is no definition {definition_row}")
     return make_definition(row)
@@ -87,7 +87,7 @@ async def find_definition(
     connection: Connection, project: str, kind: DefinitionKind, uid: str
 ) -> Definition | None:
     """Returns the definition of a project with this public id."""
-    row = await connection.fetch_row(SQL["get"], (uid, project, kind))
+    row = await connection.fetch_row(SQL["by_uid"], (uid, project, kind))
     return None if row is None else make_definition(row)
 
 
@@ -143,7 +143,7 @@ async def remove_definition(connection: Connection, definition_row: int) -> None
 
 async def remove_definitions(connection: Connection, memory_row: int) -> None:
     """Deletes the definitions that belong to a memory."""
-    for (definition_row,) in await connection.fetch_rows(SQL["of_memory"], (memory_row,)):
+    for (definition_row,) in await connection.fetch_rows(SQL["rows_of_memory"], (memory_row,)):
         await remove_definition(connection, definition_row)
 
 
@@ -190,13 +190,11 @@ class Definitions(StoreGroup):
     async def remove_unbound(
         self, connection: Connection, project: str | None, before: float, limit: int
     ) -> int:
-        """Deletes conversations with items that belong to no memory.
+        """Deletes conversations with items that belong to no memory. Returns their number; 0: none are left.
 
         project: the project of the conversations; None: all projects.
         before: the time since which they have not changed, in seconds since the epoch.
         limit: the most conversations to delete.
-
-        Returns how many were deleted; 0: none are left.
         """
         rows = await connection.fetch_rows(SQL["conversations_unbound"], (before, project, limit))
         for (definition_row,) in rows:
@@ -224,7 +222,7 @@ class Definitions(StoreGroup):
         self, connection: Connection, definition_rows: Sequence[int]
     ) -> dict[int, Definition]:
         """Returns definitions by their rows, as far as they are there."""
-        rows = await load_rows(connection, SQL["by_ids"], definition_rows)
+        rows = await load_rows(connection, SQL["by_rows"], definition_rows)
         return {row[0]: make_definition(row) for row in rows}
 
     @reads

@@ -44,7 +44,7 @@ DELETE FROM definitions WHERE id = ?
 -- Raises the version of an agent's definition, as something that belongs to it has changed.
 UPDATE definitions SET version = version + 1, updated = ? WHERE memory = ? AND memory <> 0 AND kind = 'agent'
 
--- name: get
+-- name: by_uid
 -- Reads a definition of a project by its public id.
 {definitions} WHERE d.uid = ? AND d.project = ? AND d.kind = ?
 
@@ -52,11 +52,11 @@ UPDATE definitions SET version = version + 1, updated = ? WHERE memory = ? AND m
 -- Reads the present versions of some definitions.
 SELECT id, version FROM definitions WHERE id {in:1:BIGINT:64}
 
--- name: by_id
+-- name: by_row
 -- Reads a definition by its row.
 {definitions} WHERE d.id = ?
 
--- name: by_ids
+-- name: by_rows
 -- Reads several definitions by their rows.
 {definitions} WHERE d.id {in:1:BIGINT:64}
 
@@ -83,6 +83,6 @@ AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5) AND {has:6:d.name} ORDER BY d.id {
 SELECT d.id FROM definitions d WHERE {holds_items} AND d.memory = 0 AND d.updated < ?1
 AND (CAST(?2 AS TEXT) IS NULL OR d.project = ?2) ORDER BY d.id LIMIT ?3 {postgres:FOR UPDATE}
 
--- name: of_memory
+-- name: rows_of_memory
 -- Finds the definitions that belong to a memory.
 SELECT id FROM definitions WHERE memory = ? AND memory <> 0

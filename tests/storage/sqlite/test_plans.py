@@ -33,7 +33,7 @@ QUICK = {
     ),
     "agents_api/run_texts.sql": ("texts", "text_replace"),
     "agents_api/definitions.sql": (
-        "get", "by_id", "by_ids", "by_name", "version_raise", "of_memory", "list_down", "texts_empty",
+        "by_uid", "by_row", "by_rows", "by_name", "version_raise", "rows_of_memory", "list_down", "texts_empty",
     ),
     "agents_api/agents.sql": (
         "get", "newest", "created_down", "tags_of", "tags_up", "untag", "with_name", "with_tags",
