@@ -15,6 +15,7 @@ from gateway.core.conversation.canonical import MessageHasher, has_calls, is_res
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
+from gateway.core.conversation.off_record import has_lost_reply
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, has_result_role, read_result_id, read_text
 from gateway.core.roles import RESULT_ROLES
@@ -25,7 +26,7 @@ from gateway.core.words import (
     join_heard_letters,
     join_letters,
 )
-from storage.records import REPLY, Exchange, ExchangeState
+from storage.records import Exchange, ExchangeState
 
 # The most messages at the beginning of a list that may report what was heard of a reply. Not measured: the search tries
 # each number of messages up to this one.
@@ -308,15 +309,8 @@ class _HeadSearch:
         siblings = [exchange for exchange in tree if exchange.parent is None]
         if head is not None:
             siblings = [head, *tree.list_children(head), *tree.list_siblings(head)]
-        off = filter(self._has_lost_reply, siblings)
+        off = (each for each in siblings if has_lost_reply(self._query, each))
         return max(off, key=lambda exchange: exchange.begun, default=None)
-
-    def _has_lost_reply(self, exchange: Exchange) -> bool:
-        """Returns whether the reply of an exchange is off the record, or forgotten so that the list may repeat it."""
-        if exchange.state is ExchangeState.OFF:
-            return True
-        is_forgotten = exchange.state is ExchangeState.FORGOTTEN or REPLY in exchange.redactions
-        return is_forgotten and not self._query.ignores_forgotten
 
     def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
         """Returns whether the first `count` messages of the list are the heard part of an exchange's reply.

@@ -5,10 +5,12 @@ This is rule 12 of docs/conversations.md.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Iterable, Sequence
 
 from gateway.core.conversation.canonical import is_result, is_user, is_user_or_text
 from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone, lacks_reply
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
@@ -58,6 +60,13 @@ def is_asked_again(query: Query, other: Exchange, exchange: Exchange, *, follows
     return not query.makes_response
 
 
+def has_lost_reply(query: Query, exchange: Exchange) -> bool:
+    """Returns whether the reply of an exchange is off the record, or forgotten so that the list may repeat it."""
+    if exchange.state is ExchangeState.OFF:
+        return True
+    return lacks_reply(exchange) and not query.ignores_forgotten
+
+
 def find_recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
     """Returns the indices of messages, without the last one, that another request at this position has stored."""
     indices: set[int] = set()
@@ -82,6 +91,9 @@ def find_redactions(
     Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
     never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
     The first `pending_count` messages are on the record, and so are messages that a rival has stored.
+
+    If a rival is off the record or forgotten, the assistant's words before the first message of a user may be what was
+    heard of its reply, of which no words are known. In append mode `find_head` decides of such words.
     """
     forgotten_hashes: Container[bytes] = frozenset()
     if query.ignores_forgotten:
@@ -92,6 +104,14 @@ def find_redactions(
     if not tombstone_atoms and not forgotten_hashes:
         return frozenset()
     recorded_indices = find_recorded_indices(exchange, rivals)
+    lost_replies = (
+        other for other in rivals if has_lost_reply(query, other) and other.begun < exchange.begun
+    )
+    may_repeat_lost_reply = query.kind is ConversationKind.CLIENT and any(lost_replies)
+    first_words = itertools.takewhile(
+        lambda i: messages[i].get("role") == "assistant", range(pending_count, len(messages))
+    )
+    heard_indices = set(first_words) - recorded_indices if may_repeat_lost_reply else set[int]()
     unrecorded_indices = {
         i
         for i, atoms in enumerate(exchange.inputs[:-1])
@@ -101,7 +121,7 @@ def find_redactions(
             or make_message_key(atoms) in forgotten_hashes
         )
     }
-    return frozenset(redact_with_answers(unrecorded_indices, messages[:-1]))
+    return frozenset(redact_with_answers(unrecorded_indices | heard_indices, messages[:-1]))
 
 
 def redact_with_answers(unrecorded_indices: Container[int], messages: Sequence[WireMessage]) -> set[int]:

@@ -386,6 +386,24 @@ def test_the_heard_part_of_a_reply_off_the_record_is_not_stored_when_it_is_liste
 
 @both
 @pytest.mark.parametrize("end", ["finished", "cancelled"])
+def test_the_heard_part_of_a_reply_off_the_record_is_not_stored_without_its_question(
+    world: World, key: str | None, end: str
+) -> None:
+    """A client has deleted the question, so nothing of the turn comes back word for word."""
+    history = world.chat(("hello there", "Good day to you and all of yours."), key=key)
+    off = world.begin([*history, user("a secret")], key, mode=MemoryUse.OFF)
+    if end == "finished":
+        world.finish(off, "HIDDEN words and more of them")
+    else:
+        world.cancel(off, [assistant("HIDDEN words and more of them")])
+    list_ = [*history, assistant("HIDDEN words"), user("what is there to eat?")]
+    assert world.say(list_, "Soup.", key).is_untouched
+    world.say([*list_, assistant("Soup."), user("fine")], "Until then.", key)
+    assert world.active()[2:] == ["what is there to eat?", "Soup.", "fine", "Until then."]
+
+
+@both
+@pytest.mark.parametrize("end", ["finished", "cancelled"])
 def test_a_greeting_off_the_record_stays_so_where_it_comes_back_cut(
     world: World, key: str | None, end: str
 ) -> None:
