@@ -40,6 +40,8 @@ _QUERY_CHARS = 120
 _MAX_RECALLS = 100
 # The most replies that are listed.
 _MAX_REPLIES = 5
+# The most numbers of messages that a record lists.
+_MAX_NUMBERS = 5
 # The most texts of which quotations are looked for. A client's first list may have hundreds of texts.
 _MAX_QUOTED_TEXTS = 8
 # The number of a text's first words by which its quotations are searched.
@@ -53,12 +55,12 @@ _MIN_QUOTED_LETTERS = 12
 _SEARCH_DEADLINE_MS = 50.0
 
 
-# "source": a message from which a fact came. "turn": the reply or the question of a message. "reply": a reply of
-# another turn. "replacement": a fact that a fact replaced, or that replaced it. "fact": any other fact. "block": a
-# block. "conversation": the rest of a message's conversation. "memory": the memory of the same user in another profile.
-# "remark": no single text.
+# "source": a message from which a fact came. "turn": the reply or the question of a message. "rest": several messages
+# that came with a message, in one request and its reply. "reply": a reply of another turn. "replacement": a fact that a
+# fact replaced, or that replaced it. "fact": any other fact. "block": a block. "conversation": the rest of a message's
+# conversation. "memory": the memory of the same user in another profile. "remark": no single text.
 RemainingKind = Literal[
-    "source", "turn", "reply", "replacement", "fact", "block", "conversation", "memory", "remark"
+    "source", "turn", "rest", "reply", "replacement", "fact", "block", "conversation", "memory", "remark"
 ]
 
 
@@ -73,10 +75,10 @@ class RemainingRecord(Struct, frozen=True):
     kind: RemainingKind = "remark"
     # For a reply: its number.
     message: int | UnsetType = UNSET
-    # For a reply, a question or a fact: the beginning of its text.
+    # For a message or a fact: the beginning of its text; for several messages that of one of them.
     quote: str | UnsetType = UNSET
-    # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none, and
-    # for a fact without them.
+    # For messages: whether they have the words for which texts are forgotten. Not set if there are none, and for a fact
+    # without them.
     has_words: bool | UnsetType = UNSET
 
 
@@ -245,26 +247,26 @@ class RemainingTexts:
         going_text: str,
         rest: Sequence[MessageRecord],
     ) -> RemainingRecord:
-        """Returns the record of the reply or of the questions that stay, with a link to forget or to see them.
+        """Returns the record of the other messages of an exchange, with a link to forget or to see them.
 
         seq: the number of the message that goes.
         going_text: the text of the message that goes.
         rest: the messages that stay.
         """
-        last_message = rest[-1]
-        is_reply = all(record.role == "assistant" for record in rest)
-        numbers = ", ".join(str(record.seq) for record in rest)
-        text = f"Its {'reply' if is_reply else 'question'}: message {numbers}."
-        remaining = self._with_quote(RemainingRecord(text, kind="turn"), last_message)
+        # The last message with the words stands for all of them.
+        with_words = [record for record in rest if self._has_words(record.text or "")]
+        shown_message = (with_words or rest)[-1]
+        is_reply = len(rest) == 1 and shown_message.role == "assistant"
+        remaining = self._with_quote(_make_record_of_rest(rest, is_reply=is_reply), shown_message)
         forget_page = page_path("m", self._memory.uid, "forget")
         if not self._words or has_words(going_text, self._words) == remaining.has_words:
             href = f"{forget_page}?exchange={seq}"
         # If only one of both has the words, both are not offered together: the other text may be right.
         elif remaining.has_words:
-            href = f"{forget_page}?message={last_message.seq}"
+            href = f"{forget_page}?message={shown_message.seq}"
         else:
-            href = make_message_href(self._memory.uid, conversation_uid, exchange, last_message.seq)
-        return replace(remaining, href=href, message=last_message.seq if is_reply else UNSET)
+            href = make_message_href(self._memory.uid, conversation_uid, exchange, shown_message.seq)
+        return replace(remaining, href=href, message=shown_message.seq if is_reply else UNSET)
 
     async def _list_replies_made_with(
         self, texts: Mapping[int, str], own_exchange: int | None = None
@@ -354,6 +356,18 @@ class RemainingTexts:
             quote=shorten(" ".join(text.split()), SHOWN_CHARS),
             has_words=has_words(text, self._words) if self._words else UNSET,
         )
+
+
+def _make_record_of_rest(rest: Sequence[MessageRecord], *, is_reply: bool) -> RemainingRecord:
+    """Returns the record of the other messages of an exchange, with their numbers unless there are many of them."""
+    if len(rest) == 1:
+        return RemainingRecord(
+            f"Its {'reply' if is_reply else 'question'}: message {rest[0].seq}.", kind="turn"
+        )
+    if len(rest) > _MAX_NUMBERS:
+        return RemainingRecord(f"What came with it: {len(rest)} messages.", kind="rest")
+    numbers = ", ".join(str(record.seq) for record in rest)
+    return RemainingRecord(f"What came with it: messages {numbers}.", kind="rest")
 
 
 def _find_replies_with(messages: Sequence[Message], letters: str) -> list[int]:

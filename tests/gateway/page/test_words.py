@@ -895,6 +895,30 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
 
 
+def test_a_preview_names_all_messages_that_came_with_one(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    upstream.queue(say("Noted: no peanuts."))
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice"})
+    chat.messages.append({"role": "user", "content": "I am allergic to peanuts."})
+    chat.say("And I like plums.")
+    memory = f"m/{memory_of(operator.world, 'alice').uid}"
+    shown = plain(page(operator, f"{memory}/forget?message=2"))
+    assert "What came with it: messages 1, 3. “Noted: no peanuts.” Forget all of them" in shown
+    # With words, the message that has them is shown, and it alone is to be forgotten as well.
+    back = quote(f"{memory}/words?q=allergic", safe="")
+    shown = plain(page(operator, f"{memory}/forget?message=2&back={back}"))
+    assert "“I am allergic to peanuts.” has the words, right or wrong Forget message 1 instead" in shown
+
+
+def test_a_preview_counts_the_messages_of_a_long_list_that_came_with_one(operator: Operator) -> None:
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice"})
+    chat.messages += [{"role": ("user", "assistant")[n % 2], "content": f"Number {n}."} for n in range(20)]
+    chat.say("Number 20.")
+    shown = plain(page(operator, f"m/{memory_of(operator.world, 'alice').uid}/forget?message=3"))
+    assert "What came with it: 21 messages. “Ok.” Forget all of them" in shown
+
+
 @pytest.mark.parametrize("target", ["message=1", "all=1"])
 def test_no_block_that_loses_its_text_is_said_to_stay(
     upstream: StrictUpstream, tmp_path: Path, target: str
