@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable
-from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,13 +12,13 @@ from gateway.core.agent import MessageBounds
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathPosition
 from gateway.core.prompt.composition import Composition
-from gateway.core.prompt.summary import MAX_CANDIDATES, RETAINED_SHARE
+from gateway.core.prompt.summary import MAX_CANDIDATES
 from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
 from storage.records import EvictedPart, Exchange, Summary
 
 
 class Eviction(Struct, frozen=True):
-    """The part of a conversation that is not sent any more."""
+    """The messages of a conversation that have left the window, and what decides on those that may leave it."""
 
     # The plan of the request; None: no conversation is stored.
     plan: Plan | None = None
@@ -27,37 +26,39 @@ class Eviction(Struct, frozen=True):
     is_plain: bool = False
     # The part of the path that earlier turns evicted. `Composition.inserted` lacks it.
     evicted: EvictedPart | None = None
-    # The index of the first message in the client's list after that part.
+    # The index of the first of the request's messages after that part.
     start_index: int = 0
     # Summaries that can replace the beginning, the one that covers least first.
     cuts: tuple[SummaryCut, ...] = ()
     # The id of the summary that the last request used; 0: it used no summary.
     used_summary_id: int = 0
-    # A summary is made when the window fills up.
-    summarises: bool = False
-    # The share of the window that such a summary leaves word for word.
-    retained_share: float = RETAINED_SHARE
+    # The share of the window that a new summary leaves word for word; None: no summary is made.
+    retained_share: float | None = None
     # The bounds of the number of messages; None: tokens alone limit the window.
     bounds: MessageBounds | None = None
 
-    def find_position(self, index: int, composition: Composition) -> PathPosition | None:
-        """Returns the position of a client's message on the path, with a depth as in `EvictedPart`; None: not known."""
+    def find_position(self, message_index: int, composition: Composition) -> PathPosition | None:
+        """Returns the position on the path of one of the request's messages; None: not known.
+
+        The depth of the position is as in `EvictedPart`.
+        """
         plan = self.plan
         match_point = None if plan is None else plan.match.match_point
         if plan is None or match_point is None:
             return None
         listing = plan.query.listing
-        i = bisect_left(listing.positions, index)
-        if i in plan.new_indices:
-            earlier_inputs = plan.exchange.inputs[: len(plan.pending) + plan.new_indices.index(i)]
+        list_index = bisect_left(listing.positions, message_index)
+        if list_index in plan.new_indices:
+            earlier_inputs = plan.exchange.inputs[: len(plan.pending) + plan.new_indices.index(list_index)]
             return PathPosition(plan.exchange.depth, plan.exchange.offset + sum(map(len, earlier_inputs)))
         if not self.is_plain:
-            element = composition.elements_by_index.get(index)
+            element = composition.elements_by_index.get(message_index)
             return None if element is None else element.position
         # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
         # that follows has an atom or more.
-        following_atoms = listing.offsets[listing.answered_count] - listing.offsets[i]
-        return PathPosition(max(0, match_point.depth - following_atoms), listing.offsets[i])
+        offset = listing.offsets[list_index]
+        following_atoms = listing.offsets[listing.answered_count] - offset
+        return PathPosition(max(0, match_point.depth - following_atoms), offset)
 
     def with_summaries(
         self, summaries: Iterable[Summary], path_ids: Container[int], composition: Composition
@@ -97,27 +98,24 @@ def find_evicted(match_point: Exchange | None, context_tokens: int | None) -> Ev
     return evicted if evicted is not None and evicted.is_out_of(context_tokens) else None
 
 
-class WindowStart(NamedTuple):
-    """The beginning of the window of a request. The fields are those of `Eviction`."""
-
-    evicted: EvictedPart | None = None
-    start_index: int = 0
-
-
 def locate_window_start(
-    plan: Plan, composition: Composition, evicted: EvictedPart | None, *, is_plain: bool
-) -> WindowStart:
-    """Returns the beginning of the window. evicted: the part of the path that a request has to leave out."""
-    if evicted is None or composition.inserted:
-        # None of the client's messages was evicted.
-        return WindowStart(evicted)
+    plan: Plan, composition: Composition, evicted: EvictedPart, *, is_plain: bool
+) -> int | None:
+    """Returns the index of the first of the request's messages after an evicted part.
+
+    Returns None if the request's messages do not follow the path, so that none of them is left out.
+
+    is_plain: True: the client's list is the path, word for word.
+    """
+    if composition.inserted:
+        return 0  # none of the client's messages was evicted
     listing = plan.query.listing
     if is_plain:
-        return WindowStart(evicted, listing.positions[listing.locate_message(evicted.offset)])
-    for i in listing.positions[: plan.match.last + 1]:
-        element = composition.elements_by_index.get(i)
+        return listing.positions[listing.locate_message(evicted.offset)]
+    for message_index in listing.positions[: plan.match.last + 1]:
+        element = composition.elements_by_index.get(message_index)
         if element is None:
-            break  # the message is not on the path, so no part of the list is left out
+            return None
         if element.offset >= evicted.offset:
-            return WindowStart(evicted, i)
-    return WindowStart()
+            return message_index
+    return None

@@ -244,18 +244,19 @@ class Composer(Struct, frozen=True):
         """
         plan = context.plan
         spec = context.request.spec
-        window_start = locate_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
+        start_index = None
+        if context.evicted is not None:
+            start_index = locate_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
         options = SummaryOptions.of(spec.definition.compaction)
+        has_model = self.summarises or options.model is not None
+        makes_summaries = spec.summarises and not plan.is_off_record and has_model
         return Eviction(
             plan,
             context.is_plain,
-            evicted=window_start.evicted,
-            start_index=window_start.start_index,
+            evicted=None if start_index is None else context.evicted,
+            start_index=start_index or 0,
             used_summary_id=_read_used_summary(context),
-            summarises=spec.summarises
-            and not plan.is_off_record
-            and (self.summarises or options.model is not None),
-            retained_share=options.retained_share,
+            retained_share=options.retained_share if makes_summaries else None,
             bounds=spec.window_bounds,
         )
 

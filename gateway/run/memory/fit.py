@@ -14,22 +14,24 @@ from gateway.core.conversation.tree import PathPosition
 from gateway.core.conversation.wire_message import WireMessage, count_leading_system
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import ROOMY_SHARE
-from gateway.core.prompt.window import Window, fit_window, reserve_for_reply
+from gateway.core.prompt.window import Window, reserve_for_reply
 from gateway.errors import ContextExceeded
 from gateway.run.memory.fitted_window import NO_NOTE, WHOLE_WINDOW, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import with_counter
-from gateway.run.memory.window_room import PromptEntry, UsableSummary, WindowRoom
+from gateway.run.memory.window_room import UsableSummary, WindowRoom
 from gateway.tokens import count_message_tokens, count_upper_bound
 from storage.records import EvictedPart
 
 
 class _ListCut(NamedTuple):
-    """The cut of a client's list to the entries that stay in the window."""
+    """The cut of a client's list to the entries that stay in the window. The fields are as in `FittedWindow`."""
 
-    # The indices of the messages that are dropped.
+    # Indices of the client's messages that stay out.
     dropped_indices: frozenset[int]
-    # The messages of hidden rounds that stay, by the index of the message that they replace.
+    # Indices of the inserted messages that go in.
+    included_indices: tuple[int, ...]
+    # The hidden rounds that go in, by the index of the message that they replace.
     replacements: dict[int, list[WireMessage]]
 
 
@@ -64,50 +66,36 @@ async def fit_prompt(
 
 def _fit(room: WindowRoom) -> FittedWindow:
     """Returns the part of the prompt that fits, as `fit_prompt` documents it."""
-    prompt = room.prompt
-    context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
+    prompt, evicted = room.prompt, room.prompt.eviction.evicted
     summaries = room.list_usable_summaries()
-    cut = None
-    start = 0
-    if evicted is not None or room.is_over():
-        summary = _choose_summary(room, summaries, evicted, prompt.eviction.used_summary_id)
-        if summary is not None:
-            cut, start = summary.cut, summary.first_index
-    summary_plan = None
-    if prompt.eviction.summarises:
-        summary_plan = room.plan_summary(summaries, is_due=evicted is not None and not summaries)
+    summary = _choose_summary(room, summaries) if evicted is not None or room.is_over() else None
+    start, cut = (0, None) if summary is None else summary
+    summary_plan = room.plan_summary(summaries, is_due=evicted is not None and not summaries)
     # If the messages after the summary are still too many, the oldest of them leave, too.
     start += room.count_surplus(start)
-    window = Window((range(len(room.entries) - start),))
-    if room.is_over(start, cut):
-        window = fit_window(
-            room.list_items()[start:], room.make_budget(cut), lambda: room.count_entry_tokens()[start:]
-        )
-    ranges = [range(start + part.start, start + part.stop) for part in window.ranges]
-    note_tokens = room.count_note_tokens(ranges, cut)
-    tokens, max_tokens = room.measure_prompt(ranges, cut)
+    window = room.fit_entries(start, cut)
+    note_tokens = room.count_note_tokens(window.ranges, cut)
+    tokens, max_tokens = room.measure_prompt(window.ranges, cut)
     fitted = FittedWindow(
         tokens=tokens, max_tokens=max_tokens, summary_plan=summary_plan, note_tokens=note_tokens
     )
     if not start and window.is_whole and cut is None and evicted is None:
         return fitted
+    context_window = prompt.target.context_window
     if context_window is not None and not prompt.request.may_evict:
         raise ContextExceeded(context_window)
-    evicted_before = 0 if evicted is None else evicted.tokens
-    evicted_tokens = evicted_before + room.count_tokens(0, start) + window.evicted_tokens
-    staying = [*chain.from_iterable(ranges)]
-    list_cut = _cut_list(prompt, room.entries, frozenset(staying))
-    # The next request leaves out all entries before the first entry that stays here.
-    first_index = min(staying, default=len(room.entries))
+    list_cut = _cut_list(room, window)
     return replace(
         fitted,
         dropped_indices=list_cut.dropped_indices,
-        included_indices=tuple(i for i in staying if i < len(prompt.composition.inserted)),
+        included_indices=list_cut.included_indices,
         replacements=list_cut.replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
-        evicted=_find_evicted(room, first_index, room.choose_evicting_window(window)),
-        evicted_tokens=evicted_tokens,
+        evicted=_find_evicted(room, window),
+        evicted_tokens=(0 if evicted is None else evicted.tokens)
+        + room.count_tokens(0, start)
+        + window.evicted_tokens,
     )
 
 
@@ -166,16 +154,15 @@ def is_crowded(prompt: Prompt) -> bool:
     return len(composition.inserted) + client_count + rounds_count > bounds.summarise_above
 
 
-def _choose_summary(
-    room: WindowRoom, summaries: Sequence[UsableSummary], evicted: EvictedPart | None, used_id: int
-) -> UsableSummary | None:
+def _choose_summary(room: WindowRoom, summaries: Sequence[UsableSummary]) -> UsableSummary | None:
     """Returns the summary that replaces the beginning of the conversation, or None if there is none.
 
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
     missing. Otherwise it is the oldest summary that leaves enough room, or the newest one that fits.
 
-    used_id: the id of the summary in use; 0: no summary is in use.
+    summaries: the usable summaries, the one that covers least first.
     """
+    evicted, used_id = room.prompt.eviction.evicted, room.prompt.eviction.used_summary_id
     fitting = [each for each in summaries if not room.is_over(each.first_index, each.cut)]
     without_gap = [
         each for each in fitting if evicted is None or each.cut.covered_atoms >= evicted.offset
@@ -183,40 +170,40 @@ def _choose_summary(
     in_use = [each for each in without_gap if each.cut.id == used_id]
     roomy = [each for each in without_gap if not room.is_over(each.first_index, each.cut, ROOMY_SHARE)]
     by_preference = (*in_use, *roomy, *reversed(without_gap), *reversed(summaries))
-    return next(iter(by_preference), None)
+    return by_preference[0] if by_preference else None
 
 
-def _cut_list(prompt: Prompt, entries: Sequence[PromptEntry], staying: frozenset[int]) -> _ListCut:
-    """Returns the cut of the client's list if some entries stay.
+def _cut_list(room: WindowRoom, window: Window) -> _ListCut:
+    """Returns the cut of the client's list to the entries in a window.
 
     A message that is replaced by hidden rounds is dropped if none of the rounds stays.
-
-    staying: the indices of the entries that stay.
     """
-    dropped = set(range(count_leading_system(prompt.request.messages), prompt.eviction.start_index))
-    replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
-    for n, (index, message) in enumerate(entries):
-        if index is None:
-            continue
-        # The window may have room for the last hidden rounds only.
-        if index in replacements:
-            if n in staying:
-                replacements[index].append(message)
-        elif n not in staying:
-            dropped.add(index)
-    dropped.update(index for index, rounds in replacements.items() if not rounds)
-    remaining = {index: rounds for index, rounds in replacements.items() if rounds}
-    return _ListCut(frozenset(dropped), remaining)
+    request, composition = room.prompt.request, room.prompt.composition
+    included_indices = []
+    # The messages that stay in place of each of the request's messages: one, or the last of its hidden rounds.
+    staying: dict[int, list[WireMessage]] = {}
+    for n in chain.from_iterable(window.ranges):
+        entry = room.entries[n]
+        if entry.client_index is None:
+            included_indices.append(n)
+        else:
+            staying.setdefault(entry.client_index, []).append(entry.message)
+    client_indices = range(count_leading_system(request.messages), len(request.messages))
+    return _ListCut(
+        frozenset(client_indices).difference(staying),
+        tuple(included_indices),
+        {index: staying[index] for index in composition.replacements if index in staying},
+    )
 
 
-def _find_evicted(room: WindowRoom, first_index: int, window_tokens: int) -> EvictedPart | None:
+def _find_evicted(room: WindowRoom, window: Window) -> EvictedPart | None:
     """Returns the part of the path that has left the window, for the next requests.
 
-    first_index: the index of the first entry that stays.
-    window_tokens: the size of the window that the part has left.
+    The next request leaves out all entries before the first entry that stays.
     """
     prompt = room.prompt
     evicted = prompt.eviction.evicted
+    first_index = min(chain.from_iterable(window.ranges), default=len(room.entries))
     tokens = room.count_tokens(0, first_index)
     position: PathPosition | None = None
     if first_index < len(room.entries):
@@ -227,6 +214,7 @@ def _find_evicted(room: WindowRoom, first_index: int, window_tokens: int) -> Evi
             position = prompt.eviction.find_position(client_index, prompt.composition)
     if position is None or not tokens:
         return evicted
+    window_tokens = room.choose_evicting_window(window)
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
     if evicted is not None:
         tokens, window_tokens = tokens + evicted.tokens, min(window_tokens, evicted.context)

@@ -21,7 +21,7 @@ class NotedMessage(Struct, frozen=True):
     text: str
     # The speaker's name; None: the client names no speaker.
     name: str | None
-    # Its index in the client's list; None: a stored conversation, where it is the last inserted message.
+    # Its index in the `HashedList` of the request; None: a stored conversation, where it is the last inserted message.
     list_index: int | None
     # Its index among the new messages; None: the message is not new, and its note is not stored.
     new_index: int | None

@@ -22,6 +22,7 @@ from gateway.core.prompt.window import (
     Window,
     WindowItem,
     choose_window_start,
+    fit_window,
     make_window_item,
     may_begin,
     plan_budget,
@@ -62,7 +63,7 @@ class UsableSummary(NamedTuple):
 class WindowRoom:
     """The room in a request's window, and the tokens that its messages take. Tokens are counted when they are needed.
 
-    The parameters `start` and `end` of the methods are indices of entries.
+    The parameters `start` and `end` of the methods are indices of `entries`.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class WindowRoom:
         system_tokens = self._system_tokens if is_in_use else self._newer_system_tokens
         return self._fixed_tokens + system_tokens + self._count(cut.text)
 
-    def make_budget(self, cut: SummaryCut | None = None) -> Budget:
+    def _make_budget(self, cut: SummaryCut | None = None) -> Budget:
         """Returns the tokens that the messages may take after this summary."""
         return plan_budget(
             self._context_tokens,
@@ -137,7 +138,7 @@ class WindowRoom:
         for cut in self._eviction.cuts:
             first_index = self._locate_first_after(cut)
             replaces_messages = first_index > 0 or self._eviction.evicted is not None
-            if replaces_messages and may_begin(self.list_items(), first_index):
+            if replaces_messages and may_begin(self._list_items(), first_index):
                 summaries.append(UsableSummary(first_index, cut))
         return summaries
 
@@ -149,13 +150,13 @@ class WindowRoom:
         client_entries = range(inserted_count, len(self.entries))
         return next((n for n in client_entries if (self.entries[n].client_index or 0) >= cut.first_index), 0)
 
-    def list_items(self) -> list[WindowItem]:
+    def _list_items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
         if self._items is None:
             self._items = _make_window_items(self.prompt, self.entries, self._max_entry_tokens)
         return self._items
 
-    def count_entry_tokens(self) -> list[int]:
+    def _count_entry_tokens(self) -> list[int]:
         """Returns the tokens of each entry."""
         if self._entry_tokens is None:
             self._entry_tokens = [count_message_tokens(message, self._count) for _, message in self.entries]
@@ -166,7 +167,7 @@ class WindowRoom:
         if start == end:
             return 0
         if self._tokens_before is None:
-            self._tokens_before = [0, *accumulate(self.count_entry_tokens())]
+            self._tokens_before = [0, *accumulate(self._count_entry_tokens())]
         return self._tokens_before[end] - self._tokens_before[start]
 
     def measure_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> PromptSize:
@@ -182,14 +183,14 @@ class WindowRoom:
             return PromptSize(0, 0)
         fixed_tokens = self._count_fixed_with(cut)
         tokens = sum(self.count_tokens(part.start, part.stop) for part in staying)
-        return PromptSize(fixed_tokens + tokens, fixed_tokens + self.make_budget(cut).max_tokens_with_note)
+        return PromptSize(fixed_tokens + tokens, fixed_tokens + self._make_budget(cut).max_tokens_with_note)
 
     def count_note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: the tokens that the entries leave free, up to the note's bound.
 
         staying: the ranges of the entries that stay.
         """
-        budget = self.make_budget(cut).max_tokens_with_note
+        budget = self._make_budget(cut).max_tokens_with_note
         max_tokens = self._note.max_tokens
         max_before = self._max_tokens_before
         if budget - sum(max_before[part.stop] - max_before[part.start] for part in staying) >= max_tokens:
@@ -200,22 +201,31 @@ class WindowRoom:
     def count_surplus(self, start: int) -> int:
         """Returns the number of messages from `start` on that leave because they are too many."""
         bounds = self._eviction.bounds
-        return 0 if bounds is None else choose_window_start(self.list_items()[start:], bounds)
+        return 0 if bounds is None else choose_window_start(self._list_items()[start:], bounds)
+
+    def fit_entries(self, start: int, cut: SummaryCut | None) -> Window:
+        """Returns the entries from `start` on that fit after a summary. Its ranges are of indices of entries."""
+        if not self.is_over(start, cut):
+            return Window((range(start, len(self.entries)),))
+        items, budget = self._list_items()[start:], self._make_budget(cut)
+        window = fit_window(items, budget, lambda: self._count_entry_tokens()[start:])
+        ranges = tuple(range(start + part.start, start + part.stop) for part in window.ranges)
+        return replace(window, ranges=ranges)
 
     def choose_evicting_window(self, window: Window) -> int:
         """Returns the tokens of the largest window without room for the messages that left this one."""
-        return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context_tokens
+        return ANY_WINDOW if window.is_whole and self._exceeds_bounds() else self._context_tokens
 
-    def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
+    def _exceeds_bounds(self, start: int = 0, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on are more than a share of the agent's bound."""
         bounds = self._eviction.bounds
         return bounds is not None and len(self.entries) - start > bounds.max_messages * share
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on, after a summary, take more than a share of the window."""
-        if self._is_crowded(start, share):
+        if self._exceeds_bounds(start, share):
             return True
-        max_tokens = self.make_budget(cut).max_list_tokens * share
+        max_tokens = self._make_budget(cut).max_list_tokens * share
         # Bytes are an upper bound of tokens: if they fit, nothing has to be counted.
         if self._max_tokens_before[-1] - self._max_tokens_before[start] <= max_tokens:
             return False
@@ -226,10 +236,12 @@ class WindowRoom:
 
         is_due: True: messages have left the window, and no summary replaces them.
         """
-        start, newest_cut = summaries[-1] if summaries else (0, None)
-        max_tokens = self.make_budget(newest_cut).max_list_tokens
-        # If the window has no limit of tokens, the bounds of messages decide which messages stay.
         eviction, bounds = self._eviction, self._eviction.bounds
+        if eviction.retained_share is None:
+            return None
+        start, newest_cut = summaries[-1] if summaries else (0, None)
+        max_tokens = self._make_budget(newest_cut).max_list_tokens
+        # If the window has no limit of tokens, the bounds of messages decide which messages stay.
         retained_tokens = (
             0 if self._context_tokens == ANY_WINDOW else int(max_tokens * eviction.retained_share)
         )
@@ -242,7 +254,7 @@ class WindowRoom:
         if not self.is_over(start, newest_cut, EARLY_SHARE):
             return None
         # A summary covers whole turns, and leaves the last turns as they are.
-        items = self.list_items()
+        items = self._list_items()
         end = len(self.entries)
         turn_starts = (i for i in range(end - 1, start, -1) if items[i].role == "user")
         covered_end = next((i for i in turn_starts if self.count_tokens(i, end) >= retained_tokens), start)
