@@ -240,10 +240,13 @@ class DefinedAgents(StoreGroup):
         """Returns how many agents of a project a filter selects."""
         count = 0
         page: Page[str] = Page(limit=_COUNT_PAGE_AGENTS, newest_first=False)
-        while entries := await list_agents(connection, project, agent_filter, page):
+        while True:
+            entries = await list_agents(connection, project, agent_filter, page)
             count += len(entries)
+            # A page that is not full is the last one: most counts search once.
+            if len(entries) < page.limit:
+                return count
             page = replace(page, after=entries[-1].agent.uid)
-        return count
 
     @reads
     async def list_newest(self, connection: Connection, project: str, limit: int) -> list[NamedAgent]:
