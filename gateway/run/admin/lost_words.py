@@ -15,10 +15,10 @@ from gateway.core.words import list_folded_words
 from gateway.errors import UnknownId
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_records import BlockRecord, FactRecord
+from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.request_records import HitRecord
-from gateway.run.admin.texts_with_words import BlockWithWords, TextWithWords, find_blocks_with
+from gateway.run.admin.texts_with_words import TextWithWords, find_blocks_with_any
 from gateway.run.admin.word_counts import MAX_WORDS_ALONE, Remaining, WordCounts, list_all_but_one
 from storage.records import Agent, Fact
 from storage.search.text_words import has_words, list_distinctive_lost_words, list_uncommon_words
@@ -122,9 +122,13 @@ class LostWords(Struct, frozen=True):
         if with_all_words is None or with_all_words.total:
             return with_all_words
         if single_words not in ([], whole_queries):
-            with_one_word = await self.word_counts.count(agent, blocks, single_words)
-            return with_one_word and await self._mark_new_words(agent, with_one_word, new_text)
-        return await _find_blocks_with_one(blocks, lost_words) or with_all_words
+            with_single_words = await self.word_counts.count(agent, blocks, single_words)
+            return with_single_words and await self._mark_new_words(agent, with_single_words, new_text)
+        all_words = list(dict.fromkeys(word for words in lost_words for word in words))[:_MAX_BLOCK_WORDS]
+        with_one_word = await find_blocks_with_any(blocks, all_words)
+        if not with_one_word.blocks:
+            return with_all_words
+        return Remaining(with_one_word.queries, {}, has_more=False, items=(), blocks=with_one_word.blocks)
 
     async def count_with_distinctive_words(
         self, project: str | None, uid: str, old_text: str, corrected: int | str
@@ -186,23 +190,6 @@ class LostWords(Struct, frozen=True):
                 [word for word in words if not _is_usual_word(word, facts)] or words for words in lost_words
             ]
         )
-
-
-async def _find_blocks_with_one(
-    blocks: Sequence[BlockRecord], lost_words: Sequence[Sequence[str]]
-) -> Remaining | None:
-    """Returns the blocks with one of some lost words; None: there are no such blocks."""
-    words = list(dict.fromkeys(word for words in lost_words for word in words))[:_MAX_BLOCK_WORDS]
-    found_blocks: dict[str, BlockWithWords] = {}
-    found_words: list[str] = []
-    for word in words:
-        with_word = await find_blocks_with(blocks, word)
-        if with_word:
-            found_words.append(word)
-            found_blocks = {block.label: block for block in with_word} | found_blocks
-    if not found_blocks:
-        return None
-    return Remaining(tuple(found_words), {}, has_more=False, items=(), blocks=tuple(found_blocks.values()))
 
 
 async def has_lost_words(query: str, old_text: str, new_text: str) -> bool:

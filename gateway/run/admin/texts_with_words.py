@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -41,6 +42,15 @@ class BlockWithWords(Struct, frozen=True):
     text: str
 
 
+class BlocksWithAny(NamedTuple):
+    """The blocks that have all words of any of some queries."""
+
+    # The queries that find a block.
+    queries: tuple[str, ...]
+    # The blocks, each with the part around the words of the first query that finds it.
+    blocks: tuple[BlockWithWords, ...]
+
+
 async def make_text_records(
     store: Store, agent: Agent, messages: Sequence[Message], query: str
 ) -> tuple[TextWithWords, ...]:
@@ -59,14 +69,25 @@ async def make_text_records(
 
 async def find_blocks_with(blocks: Sequence[BlockRecord], query: str) -> tuple[BlockWithWords, ...]:
     """Returns the blocks that have all words of a query."""
+    return (await find_blocks_with_any(blocks, [query])).blocks
+
+
+async def find_blocks_with_any(blocks: Sequence[BlockRecord], queries: Sequence[str]) -> BlocksWithAny:
+    """Returns the blocks that have all words of any of some queries."""
     # In a thread, since a long text takes some milliseconds.
-    return await asyncio.to_thread(
-        lambda: tuple(
-            BlockWithWords(block.label, cut_around_words(block.value, query, AROUND_CHARS))
-            for block in blocks
-            if has_words(block.value, query)
-        )
-    )
+    return await asyncio.to_thread(_find_blocks_with_any, blocks, queries)
+
+
+def _find_blocks_with_any(blocks: Sequence[BlockRecord], queries: Sequence[str]) -> BlocksWithAny:
+    finding_queries: dict[str, None] = {}
+    found_blocks: dict[str, BlockWithWords] = {}
+    for query in queries:
+        for block in blocks:
+            if has_words(block.value, query):
+                finding_queries[query] = None
+                part = cut_around_words(block.value, query, AROUND_CHARS)
+                found_blocks.setdefault(block.label, BlockWithWords(block.label, part))
+    return BlocksWithAny(tuple(finding_queries), tuple(found_blocks.values()))
 
 
 def make_text_record(uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:

@@ -16,7 +16,7 @@ from gateway.run.admin.texts_with_words import (
     SHOWN_TEXTS,
     BlockWithWords,
     TextWithWords,
-    find_blocks_with,
+    find_blocks_with_any,
     make_text_records,
 )
 from gateway.run.admin.word_search import WordSearch
@@ -122,7 +122,7 @@ class WordCounts(Struct, frozen=True):
         """
         messages: dict[int, Message] = {}
         texts: dict[int, TextWithWords] = {}
-        blocks_with_words: dict[str, BlockWithWords] = {}
+        blocks_with_words = await find_blocks_with_any(blocks, queries)
         queries_that_find: list[str] = []
         has_more = False
         for query in queries:
@@ -132,24 +132,22 @@ class WordCounts(Struct, frozen=True):
                 )
             except StoreTimeout:
                 return None
-            found_blocks = {block.label: block for block in await find_blocks_with(blocks, query)}
             found_messages = [message for message in hits.messages if message.seq not in skipped_seqs]
-            if found_messages or found_blocks:
+            if found_messages or query in blocks_with_words.queries:
                 queries_that_find.append(query)
             new_messages = [message for message in found_messages if message.seq not in messages]
             records = await make_text_records(self.views.store, agent, new_messages[:SHOWN_TEXTS], query)
             texts.update((record.seq, record) for record in records)
             messages.update((message.seq, message) for message in new_messages)
-            blocks_with_words = found_blocks | blocks_with_words
             has_more |= hits.is_incomplete or hits.next is not None
-        if has_more and not messages and not blocks_with_words:
+        if has_more and not messages and not blocks_with_words.blocks:
             return None
         return Remaining(
             queries=tuple(queries_that_find or queries),
             counts=dict(Counter(map(get_source_kind, messages.values()))),
             has_more=has_more,
             items=tuple(texts[seq] for seq in sorted(texts, reverse=True)[:SHOWN_TEXTS]),
-            blocks=tuple(blocks_with_words.values()),
+            blocks=blocks_with_words.blocks,
         )
 
 
