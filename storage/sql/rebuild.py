@@ -556,20 +556,21 @@ class _Division:
             revised_value = RevisedValue(self._clean_values[version.restores], is_clean=True)
         else:
             edit_row = None if edit_key is None else await connection.fetch_row(SQL["edit_of_call"], edit_key)
-            revised_value = self._revise(version, quoting_lines, edit_row, is_erased=is_erased)
+            # An erased value has all of its lines: they show which words it has brought in.
+            staying_lines = lines if is_erased else [line for line in lines if line not in quoting_lines]
+            revised_value = self._revise(version, staying_lines, edit_row, is_erased=is_erased)
         self._later_indexes[version.number] = len(self.later)
         self.later.append(_RevisedVersion(version, revised_value))
 
     def _revise(
-        self, version: BlockVersion, quoting_lines: set[str], edit_row: Row | None, *, is_erased: bool
+        self, version: BlockVersion, staying_lines: Sequence[str], edit_row: Row | None, *, is_erased: bool
     ) -> RevisedValue:
-        """Returns the value of a version without the lines that quote a text; a version that is erased has them all.
+        """Returns the value of a version with the lines that stay.
 
         edit_row: the row of the edit that made the version; None: no edit made it, or the edit is to be erased.
         """
-        remaining_lines = [line for line in version.value.split("\n") if line not in quoting_lines]
         return RevisedValue(
-            version.value if is_erased else "\n".join(remaining_lines),
+            "\n".join(staying_lines),
             is_erased,
             remaining=[
                 text
