@@ -131,13 +131,14 @@ class Commands:
         is_strict: True if a warning counts as a failure in the exit code.
         """
         with loading():
-            from gateway.config_check import check_start, render_settings
+            from gateway.config_check import check_start
+            from gateway.settings.masked import render_masked
 
         settings = self.load(needs_secrets=True)
         database = check_start(settings)
         for sentence in (*database.notes, *database.warnings):
             print_error(sentence)
-        printed.show_json(render_settings(settings))
+        printed.show_json(render_masked(settings))
         return EXIT_FAILED if is_strict and database.warnings else 0
 
     def open_page(self, *, only_prints: bool) -> None:

@@ -23,6 +23,7 @@ LEAVES = {
     "gateway.settings.check",
     "gateway.settings.value_syntax",
     "gateway.settings.load",
+    "gateway.settings.masked",
     "gateway.settings.mistakes",
     "gateway.limits",
     "gateway.metrics",

@@ -6,7 +6,7 @@ is the `SettingsError` for one fault or one contradiction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, time
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -55,7 +55,7 @@ class Mistakes:
             raise SettingsError.join(self._errors)
 
 
-def describe_unknown_name(path: str, name: str, known: Iterable[str], tables: Iterable[str] = ()) -> str:
+def describe_unknown_name(path: str, name: str, known: Collection[str], tables: Collection[str] = ()) -> str:
     """Returns the message for a name that does not exist.
 
     known: the names that exist there; the message suggests the nearest one.
@@ -116,8 +116,12 @@ def convert_text(text: str, table: type[Struct], key: str, path: str) -> Any:
     return converted
 
 
-def _render_fault(fault: validation.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
-    """Returns the message for a fault. root: the value in which the path begins, which should be of `root_type`."""
+def _render_fault(fault: validation.Fault, root: Mapping[str, Any], table_type: type[Struct]) -> str:
+    """Returns the message for a fault.
+
+    root: the value in which the path of the fault begins.
+    table_type: the type whose settings are searched for a name that is unknown in its own table.
+    """
     expected = fault.expected[0]
     if fault.kind in ("missing", "extra_forbidden"):
         path = _describe_path(fault.path[:-1], root)
@@ -125,7 +129,7 @@ def _render_fault(fault: validation.Fault, root: Mapping[str, Any], root_type: t
         if fault.kind == "missing":
             return f"{path}: {name!r} is missing"
         # Only the name of a table's entry may be a setting of another table.
-        settings = _list_settings_in(root_type, "", "") if validation.is_struct(expected) else ()
+        settings = _list_settings_in(table_type, "", "") if validation.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
         return describe_unknown_name(path, name, validation.list_allowed_names(expected), tables)
     path = _describe_path(fault.path, root)

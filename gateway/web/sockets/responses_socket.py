@@ -35,7 +35,7 @@ from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
 from gateway.web.sockets.response_sender import ResponseSender
 from gateway.web.sockets.socket_client import SocketClient
-from gateway.web.sockets.socket_request import BodyReceiver, choose_repeated_headers, make_request_scope
+from gateway.web.sockets.socket_request import BodyReceiver, make_request_headers, make_request_scope
 from storage.errors import StoreError
 
 RESPONSES_PATH: Final = "/v1/responses"
@@ -138,7 +138,7 @@ class _Session:
         # The rest of the query, which each POST repeats.
         self._query = urlencode(query).encode()
         # The headers of the handshake that each POST repeats.
-        self._headers = choose_repeated_headers(scope["headers"])
+        self._headers = make_request_headers(scope["headers"])
 
     async def run(self) -> None:
         """Receives events and makes responses, until the client or the server closes the socket."""

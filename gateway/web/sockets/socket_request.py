@@ -29,36 +29,44 @@ class BodyReceiver:
 
 
 def make_request_scope(
-    scope: Scope, method: str, path: str, state: dict[str, Any], headers: RawHeaders, query: bytes = b""
+    socket_scope: Scope,
+    *,
+    method: str,
+    path: str,
+    state: dict[str, Any],
+    headers: RawHeaders,
+    query: bytes = b"",
 ) -> Scope:
-    """Returns the scope of a request that came over a socket. scope: the socket's."""
+    """Returns the scope of an HTTP request that came over a socket. socket_scope: the scope of the socket."""
     return {
         "type": "http",
-        "asgi": scope["asgi"],
+        "asgi": socket_scope["asgi"],
         "http_version": "1.1",
         "method": method,
-        "scheme": "https" if scope["scheme"] == "wss" else "http",
+        "scheme": "https" if socket_scope["scheme"] == "wss" else "http",
         "path": path,
         "raw_path": path.encode(),
         "query_string": query,
         "root_path": "",
         "headers": headers,
-        "client": scope["client"],
-        "server": scope["server"],
+        "client": socket_scope["client"],
+        "server": socket_scope["server"],
         "state": state,
     }
 
 
-def choose_repeated_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of a handshake that each request of the connection gets."""
+def make_request_headers(handshake_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """Returns the headers that each request of a socket has of its handshake."""
     request_headers = []
-    for name, value in headers:
+    for name, value in handshake_headers:
         if name == _BETA_HEADER:
-            # The upstream is asked over HTTP, so it must not see the beta of the socket.
-            betas = [
-                beta for beta in value.split(b",") if not beta.strip().startswith(b"responses_websockets")
-            ]
-            value = b",".join(betas).strip()
+            value = _drop_socket_betas(value)
         if value and name not in _DROPPED_HEADERS and not name.startswith(b"sec-websocket-"):
             request_headers.append((name, value))
     return request_headers
+
+
+def _drop_socket_betas(value: bytes) -> bytes:
+    """Returns a list of betas without the beta of the socket: the upstream's request goes over HTTP."""
+    betas = (beta for beta in value.split(b",") if not beta.strip().startswith(b"responses_websockets"))
+    return b",".join(betas).strip()
