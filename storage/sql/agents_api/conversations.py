@@ -72,7 +72,7 @@ class Conversations(StoreGroup):
         uid = entry.conversation.uid
         project = agent.scope.project
         await connection.lock(agent.id)
-        if _get_version(await get_conversation(connection, project, uid)) != _get_version(entry):
+        if _find_version(await get_conversation(connection, project, uid)) != _find_version(entry):
             raise RecordChanged(f"the conversation {uid!r} was changed since")
         draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await put_definition(connection, draft, at=at)
@@ -197,7 +197,7 @@ def _matches(entry: ConversationEntry, conversation_filter: ConversationFilter) 
     )
 
 
-def _get_version(entry: ConversationEntry) -> int | None:
+def _find_version(entry: ConversationEntry) -> int | None:
     return None if entry.definition is None else entry.definition.version
 
 
