@@ -17,8 +17,8 @@ class Rules(Struct, frozen=True):
     # Returns the messages of an exchange that may be found. Its arguments: the exchange with its content, whether
     # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).
     list_messages: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
-    # Returns the text of a message, passage or fact without words that the gateway has added to it.
-    get_own_text: Callable[[Message], str]
+    # Returns a text without words that the gateway has added to it. Its arguments: the text, its `Message.kind`.
+    get_own_text: Callable[[str, str], str]
     # Returns the result of pending edits on the blocks as they are now.
     make_block_merge: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
     # Returns whether a note or hidden round may quote erased content.

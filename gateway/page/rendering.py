@@ -15,6 +15,7 @@ from urllib.parse import quote_plus
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from gateway.core.memory.orders import get_own_text
 from gateway.page import text_filters
 from gateway.run.admin.page_paths import STATIC, page_path
 
@@ -56,7 +57,7 @@ class Renderer:
             "has_several_words": text_filters.has_several_words,
             "paragraph": text_filters.paragraph,
             "quote_statement": text_filters.quote_statement,
-            "without_fact_prefix": text_filters.without_fact_prefix,
+            "own_text": get_own_text,
             "cut": text_filters.cut,
             "marked": text_filters.marked,
             "when": text_filters.when,

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.memory.orders import without_statement_prefix
-from gateway.page.text_filters import without_fact_prefix
+from gateway.core.memory.orders import get_own_text
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
 from gateway.run.admin.page_paths import make_fact_href, page_path
@@ -135,7 +134,7 @@ def list_prompt_texts(
             hit.kind,
             hit.seq,
             hit.href,
-            without_fact_prefix(hit.text, hit.kind),
+            get_own_text(hit.text, hit.kind),
             rank,
             is_reply=hit.kind == "message" and speakers.get(hit.seq) == "assistant",
             is_left_out=rank is None,
@@ -152,7 +151,7 @@ def list_prompt_texts(
         if block.text_before:
             texts.append(PromptText("block", label, href, block.text_before, is_changed=True))
     for fact in standing:
-        text = without_statement_prefix(fact.text)
+        text = get_own_text(fact.text)
         texts.append(PromptText("fact", fact.seq, make_fact_href(memory, fact.seq), text))
     return texts
 

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from gateway.core.dates import DAY_S
-from gateway.core.memory.orders import without_statement_prefix
+from gateway.core.memory.orders import get_own_text
 from gateway.page.shown_text import visible
 
 _UNKNOWN = "\u2013"
@@ -47,15 +47,7 @@ def quote_statement(text: str, kind: str = "fact") -> str:
 
     kind: the kind of the text; any text but a fact's is returned as it is.
     """
-    return text if (sentence := without_fact_prefix(text, kind)) == text else f"“{sentence}”"
-
-
-def without_fact_prefix(text: str, kind: str) -> str:
-    """Returns the text without the words before a user's sentence, which the user has not written.
-
-    kind: the kind of the text; any text but a fact's is returned as it is.
-    """
-    return without_statement_prefix(text) if kind == "fact" else text
+    return text if (sentence := get_own_text(text, kind)) == text else f"“{sentence}”"
 
 
 def cut(text: str, max_bytes: int) -> Markup:

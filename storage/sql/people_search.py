@@ -204,7 +204,7 @@ class PeopleSearch(StoreGroup):
             if candidate.message is not None:
                 return _CandidateCheck(candidate.message, is_complete=True)
             message = loaded.get(candidate.seq)
-            if message is not None and has_terms(self._rules.get_own_text(message), terms):
+            if message is not None and has_terms(self._rules.get_own_text(message.text, message.kind), terms):
                 return _CandidateCheck(message, is_complete=True)
         return _CandidateCheck(None, len(candidates) < _CHECKED_HITS)
 
@@ -251,7 +251,7 @@ def _choose_affordable(
 
 
 def _find_candidates(
-    loaded_memory: _LoadedMemory, terms: Sequence[str], get_own_text: Callable[[Message], str]
+    loaded_memory: _LoadedMemory, terms: Sequence[str], get_own_text: Callable[[str, str], str]
 ) -> Sequence[_Candidate] | None:
     """Returns the texts that may have all terms, the newest first; None: the memory is to be searched alone.
 
@@ -284,6 +284,6 @@ def _find_candidates(
     candidates = {seq: _Candidate(seq, None) for seq in seqs}
     for message in loaded_memory.unindexed:
         candidates.pop(message.seq, None)  # the index has an earlier text of this number
-        if has_terms(get_own_text(message), terms):
+        if has_terms(get_own_text(message.text, message.kind), terms):
             candidates[message.seq] = _Candidate(message.seq, message)
     return [candidates[seq] for seq in sorted(candidates, reverse=True)]

@@ -247,7 +247,11 @@ class Recall(StoreGroup):
         )
 
     def _choose_with_terms(self, messages: Sequence[Message], terms: Sequence[str]) -> list[Message]:
-        return [message for message in messages if has_terms(self._rules.get_own_text(message), terms)]
+        return [
+            message
+            for message in messages
+            if has_terms(self._rules.get_own_text(message.text, message.kind), terms)
+        ]
 
     @_reports_damage
     async def compare(

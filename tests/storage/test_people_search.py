@@ -8,7 +8,7 @@ import pytest
 
 from storage.forget_commands import ForgetTarget
 from storage.listing import FIRST_PAGE, PassageDraft
-from storage.records import Message, Scope
+from storage.records import Scope
 from storage.search.document import CountedDocument, Indexable
 from storage.search.index import Index
 from storage.sql import people_search, recall
@@ -110,7 +110,7 @@ async def test_a_long_text_is_read_by_itself(
     find_candidates = people_search._find_candidates
 
     def note(
-        read: _LoadedMemory, terms: Sequence[str], get_own_text: Callable[[Message], str]
+        read: _LoadedMemory, terms: Sequence[str], get_own_text: Callable[[str, str], str]
     ) -> Sequence[_Candidate] | None:
         read_chars[read.agent.uid] = sum(len(each.text) for each in read.unindexed)
         return find_candidates(read, terms, get_own_text)

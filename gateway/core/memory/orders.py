@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from storage.records import MUTED, Message
+from storage.records import MUTED
 
 # Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
 _ORDER = re.compile(
@@ -26,11 +26,9 @@ def as_statement(line: str) -> str:
     return line
 
 
-def without_statement_prefix(text: str) -> str:
-    """Returns a fact's text without the words that mark it as a user's statement."""
-    return text.removeprefix(STATEMENT)
+def get_own_text(text: str, kind: str = "fact") -> str:
+    """Returns a remembered text without the words that mark a fact as a user's statement.
 
-
-def get_own_text(message: Message) -> str:
-    """Returns a remembered text; of a fact without the words that mark it as a user's statement."""
-    return without_statement_prefix(message.text) if message.kind in ("fact", MUTED) else message.text
+    kind: the kind of the text, as in `Message` or `SourceRecord`; any text but a fact's is returned as it is.
+    """
+    return text.removeprefix(STATEMENT) if kind in ("fact", MUTED) else text

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from gateway.core.dates import render_day
 from gateway.core.memory.fact_words import list_distinctive_words, make_fact_key
-from gateway.core.memory.orders import STATEMENT, without_statement_prefix
+from gateway.core.memory.orders import STATEMENT, get_own_text
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.tags import escape_tags
@@ -77,7 +77,7 @@ def learn_standing(
     # The facts by their keys.
     facts_by_key: dict[str, _StatedFact] = {}
     known_statements = [
-        (fact, _Statement.of(without_statement_prefix(fact.text))) for fact in known_facts if fact.standing
+        (fact, _Statement.of(get_own_text(fact.text))) for fact in known_facts if fact.standing
     ]
     for message, sentence in _find_sentences(messages):
         statement = _Statement.of(sentence)
@@ -114,12 +114,8 @@ def find_replaced_rows(text: str, known_facts: Iterable[Fact]) -> list[int]:
 
     known_facts: the standing facts so far.
     """
-    statement = _Statement.of(without_statement_prefix(text))
-    return [
-        fact.id
-        for fact in known_facts
-        if statement.replaces(_Statement.of(without_statement_prefix(fact.text)))
-    ]
+    statement = _Statement.of(get_own_text(text))
+    return [fact.id for fact in known_facts if statement.replaces(_Statement.of(get_own_text(fact.text)))]
 
 
 def is_standing(sentence: str) -> bool:
@@ -180,7 +176,7 @@ def fit_into_block(facts: Sequence[StandingFact]) -> bool:
 
 def normalize_statement(text: str) -> str:
     """Returns the bare statement of a fact or of a message; two that state the same have the same statement."""
-    return without_statement_prefix(text).strip(" .")
+    return get_own_text(text).strip(" .")
 
 
 def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
@@ -207,7 +203,7 @@ def _make_line(fact: StandingFact) -> str:
 
     For a sentence of a message it has the first clause if the clause alone states the fact, else the sentence.
     """
-    text = without_statement_prefix(fact.text)
+    text = get_own_text(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
     is_enough = text != fact.text and clause != text and is_standing(clause)
     return escape_tags((clause if is_enough else text)[:MAX_CHARS].rstrip(" ."))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.memory.orders import without_statement_prefix
+from gateway.core.memory.orders import get_own_text
 from gateway.core.roles import RESULT_ROLES
 from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.exchange_messages import make_message_records
@@ -110,7 +110,7 @@ class HiddenTextSearch(Struct, frozen=True):
         facts = await self.store.facts.list_ended(agent.id, ENDED_FACTS)
         # In a thread, since a long text takes some milliseconds.
         facts_with_words = await asyncio.to_thread(
-            lambda: [fact for fact in facts if has_words(without_statement_prefix(fact.text), query)]
+            lambda: [fact for fact in facts if has_words(get_own_text(fact.text), query)]
         )
         return EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from gateway.core.memory.fact_words import DESIGNATIONS
-from gateway.core.memory.orders import without_statement_prefix
+from gateway.core.memory.orders import get_own_text
 from gateway.core.words import list_folded_words
 from gateway.errors import UnknownId
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
@@ -179,7 +179,7 @@ class LostWords(Struct, frozen=True):
         Usual words count only for a text that has lost no other words.
         """
         # The words with which every learned statement begins are none of its own: others have them rightly.
-        stated_texts = [*map(without_statement_prefix, old_texts)]
+        stated_texts = [*map(get_own_text, old_texts)]
         lost_words = [words for old in stated_texts if (words := list_distinctive_lost_words(old, new_text))]
         if not any(words[1:] for words in lost_words):
             return lost_words
@@ -206,7 +206,7 @@ def _list_distinctive_words(agent: Agent, text: str, facts: Sequence[Fact]) -> l
     names_of_user = {*list_folded_words(agent.scope.subject)}
     return [
         word
-        for word in list_uncommon_words(without_statement_prefix(text))
+        for word in list_uncommon_words(get_own_text(text))
         if not (_is_usual_word(word, facts) or names_of_user.issuperset(list_folded_words(word)))
     ]
 

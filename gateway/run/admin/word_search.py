@@ -200,7 +200,9 @@ class WordSearches(Struct, frozen=True):
         # A search also finds messages next to a text with the words, and facts by the words before a user's sentence.
         # In a thread, since a text takes some time.
         messages_with_words = await asyncio.to_thread(
-            lambda: [each for each in messages if find_spans_with_words(get_own_text(each), query)]
+            lambda: [
+                each for each in messages if find_spans_with_words(get_own_text(each.text, each.kind), query)
+            ]
         )
         return await make_text_records(self.views.store, agent, messages_with_words[:SHOWN_TEXTS], query)
 
