@@ -10,22 +10,13 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.memory.standing import StandingBlock, make_standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.eviction import Eviction, locate_window_start
 from gateway.core.prompt.note_text import estimate_tokens
-from gateway.core.prompt.section import (
-    Section,
-    SectionParts,
-    digest_definition,
-    find_shown_standing,
-    make_section,
-)
 from gateway.core.prompt.shown_blocks import ShownBlocks
 from gateway.core.prompt.summary_options import SummaryOptions
-from gateway.core.tags import make_mark
 from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import retry_with_contents
@@ -37,6 +28,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import Recaller, render_changes
 from gateway.run.memory.recall_result import RecallResult
+from gateway.run.memory.section_maker import SectionMaker
 from storage.errors import StoreError
 from storage.sql.store import Store
 
@@ -54,8 +46,8 @@ class Composer(Struct, frozen=True):
     store: Store
     # Makes the note.
     recaller: Recaller
-    # The seconds after which a provider's prompt cache has expired.
-    provider_cache_s: float
+    # Makes the memory section.
+    section_maker: SectionMaker
     # True: there is a background model, so jobs make summaries.
     summarises: bool
 
@@ -70,10 +62,9 @@ class Composer(Struct, frozen=True):
 
         made_notes: the notes of this request that an earlier call has made; None: the notes are looked up.
         """
-        request = context.request
-        plan = context.plan
         if context.is_off:
             return await self._make_prompt_without_memory(context, form)
+        request = context.request
         # A note is made once: a retry, or the same question again, gets the same note.
         notes = dict(made_notes or ())
         # The new messages of a plain list have no notes yet.
@@ -81,13 +72,15 @@ class Composer(Struct, frozen=True):
             notes = _list_known_notes(context)
         message = find_noted_message(context)
         vectors = QueryVectors(self.recaller.embed_query)
-        may_rebuild = self._may_rebuild(context, binds_thoughts=form.binds_thoughts)
-        is_new = plan.match.match_point is None
-        if message is not None and (may_rebuild or is_new or _list_shown_standing(context) is None):
+        binds_thoughts = form.binds_thoughts
+        pinned_facts = self.section_maker.list_pinned_facts(
+            context, takes_note=message is not None, binds_thoughts=binds_thoughts
+        )
+        if message is not None and pinned_facts is None:
             context = await self.recaller.with_nearest_facts(context, vectors, message.text, message.name)
         composition = await self._compose(context, notes)
-        section = self._make_section(
-            context, composition, takes_note=message is not None, binds_thoughts=form.binds_thoughts
+        section = self.section_maker.make(
+            context, composition, takes_note=message is not None, binds_thoughts=binds_thoughts
         )
         if message is not None and message.new_index is not None and message.new_index in notes:
             if section.changes:
@@ -105,7 +98,7 @@ class Composer(Struct, frozen=True):
             tools=tools,
             composition=composition,
             section=section,
-            new_notes={} if plan.is_off_record else notes,
+            new_notes={} if context.plan.is_off_record else notes,
             puts_tools_first=not request.spec.is_profile or context.is_agent_conversation,
         )
         prompt = await self._fit(context, prompt, takes_note=message is not None)
@@ -154,7 +147,7 @@ class Composer(Struct, frozen=True):
     async def list_shown_blocks(self, context: MemoryContext) -> ShownBlocks:
         """Returns the last text of each memory block in the prompt of a request, without a note for the request."""
         composition = await self._compose(context, _list_known_notes(context))
-        return self._make_section(context, composition, takes_note=False).shown
+        return self.section_maker.make(context, composition, takes_note=False).shown
 
     async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
         """Returns the composition of a request. notes: the notes of new messages, by the index of the message."""
@@ -169,73 +162,6 @@ class Composer(Struct, frozen=True):
     async def _compose_without_memory(self, context: MemoryContext) -> Composition:
         # In append mode only the gateway has the history, so it goes upstream even with memory off.
         return await self._compose(context, {}) if context.plan.follows_head else Composition()
-
-    def _make_section(
-        self,
-        context: MemoryContext,
-        composition: Composition,
-        window: FittedWindow = WHOLE_WINDOW,
-        summary_id: int | None = None,
-        *,
-        takes_note: bool,
-        prefix_changes: bool = False,
-        binds_thoughts: bool = False,
-    ) -> Section:
-        """Returns the memory section, and how the blocks have changed since the prompt last showed them.
-
-        summary_id: the id of the summary that follows the section; 0: no summary; None: that of the last request.
-        takes_note: True: a note can state changes.
-        prefix_changes: True: the beginning of the prompt changes anyway, so a new section costs nothing.
-        binds_thoughts: the value of `EndpointForm.binds_thoughts`.
-        """
-        is_continued = context.plan.match.match_point is not None
-        spec = context.request.spec
-        may_rebuild = self._may_rebuild(context, binds_thoughts=binds_thoughts)
-        # The facts are chosen for a message; a request without a message shows the facts of the last request.
-        chooses_facts = not is_continued or (may_rebuild and takes_note)
-        standing = self._make_standing_block(context, chooses_facts=chooses_facts)
-        parts = SectionParts(
-            blocks=context.blocks if standing.block is None else (*context.blocks, standing.block),
-            offered_tools=context.tools_in_section if context.offered_tools else {},
-            system=spec.system,
-            epoch=context.snapshot.epoch,
-            mark=make_mark(context.agent.secret),
-            summary_id=_read_used_summary(context) if summary_id is None else summary_id,
-            definition_digest=""
-            if spec.is_profile
-            else digest_definition(spec.system, context.offered_tools),
-            standing_seqs=standing.shown_seqs,
-        )
-        return make_section(
-            parts,
-            pinned_section=context.section,
-            shown_after=window.list_shown_blocks(composition),
-            is_continued=is_continued,
-            may_rebuild=may_rebuild or prefix_changes,
-            takes_note=takes_note,
-        )
-
-    def _may_rebuild(self, context: MemoryContext, *, binds_thoughts: bool) -> bool:
-        """Returns whether the memory section may be rendered again: it costs nothing, or the agent asks for that."""
-        return context.request.spec.rebuilds_section or (not binds_thoughts and self._is_cache_gone(context))
-
-    def _is_cache_gone(self, context: MemoryContext) -> bool:
-        """Returns whether the provider's cache of the conversation has expired by now."""
-        match_point = context.plan.match.match_point
-        if match_point is None:
-            return False
-        idle_s = context.plan.query.now - (match_point.ended or match_point.begun)
-        return idle_s > self.provider_cache_s
-
-    def _make_standing_block(self, context: MemoryContext, *, chooses_facts: bool) -> StandingBlock:
-        """Returns the block of standing facts.
-
-        chooses_facts: True: facts are chosen for this request; False: they stay as the pinned section shows them.
-        """
-        if not context.snapshot.standing or self.recaller.choose_note_budget(context) <= 0:
-            return StandingBlock()
-        shown_seqs = None if chooses_facts else _list_shown_standing(context)
-        return make_standing_block(context.snapshot.standing, context.blocks, shown_seqs)
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns the messages that may leave the window, and those that have left it.
@@ -255,7 +181,7 @@ class Composer(Struct, frozen=True):
             context.is_plain,
             evicted=None if start_index is None else context.evicted,
             start_index=start_index or 0,
-            used_summary_id=_read_used_summary(context),
+            used_summary_id=context.used_summary_id,
             retained_share=options.retained_share if makes_summaries else None,
             bounds=spec.window_bounds,
         )
@@ -302,7 +228,7 @@ class Composer(Struct, frozen=True):
         newer_summary_id = next((cut.id for cut in eviction.cuts if cut.id != eviction.used_summary_id), None)
         newer_system = None
         if newer_summary_id is not None:
-            newer_system = self._make_section(
+            newer_system = self.section_maker.make(
                 context, composition, summary_id=newer_summary_id, takes_note=takes_note
             ).text
         note_room = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
@@ -310,7 +236,9 @@ class Composer(Struct, frozen=True):
         if window.summary_id in (0, eviction.used_summary_id):
             return await self._with_window(context, prompt, window, takes_note=takes_note)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again as well.
-        section = self._make_section(context, composition, window, window.summary_id, takes_note=takes_note)
+        section = self.section_maker.make(
+            context, composition, window, window.summary_id, takes_note=takes_note
+        )
         return replace(prompt, window=window, section=section, system=section.text)
 
     async def _with_window(
@@ -323,7 +251,9 @@ class Composer(Struct, frozen=True):
         if not prompt.hides_shown_blocks(window):
             return replace(prompt, window=window)
         composition = prompt.composition
-        section = self._make_section(context, composition, window, takes_note=takes_note, prefix_changes=True)
+        section = self.section_maker.make(
+            context, composition, window, takes_note=takes_note, prefix_changes=True
+        )
         prompt = replace(prompt, section=section, system=section.text)
         note_room = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
         return replace(prompt, window=await fit_prompt(prompt, note=note_room))
@@ -356,16 +286,6 @@ def _with_note(
     if window.tokens:
         window = replace(window, tokens=window.tokens + tokens)
     return replace(prompt, composition=composition, window=window)
-
-
-def _list_shown_standing(context: MemoryContext) -> Sequence[int] | None:
-    """Returns the numbers of the standing facts in the path's section, or None if something was forgotten since."""
-    return find_shown_standing(context.section, context.snapshot.epoch)
-
-
-def _read_used_summary(context: MemoryContext) -> int:
-    """Returns the id of the summary that the last request used, or 0."""
-    return 0 if context.section is None else context.section.known.get("summary", 0)
 
 
 def _list_known_notes(context: MemoryContext) -> dict[int, str]:

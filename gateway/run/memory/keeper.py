@@ -31,6 +31,7 @@ from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.memory.recall import Recaller
 from gateway.run.memory.resent import ResentLists
+from gateway.run.memory.section_maker import SectionMaker
 from gateway.run.memory.turn_write import OPENED_OUTCOME, make_turn_write
 from gateway.run.memory.turn_writer import TurnEvents, TurnWriter
 from gateway.settings import MemorySettings
@@ -94,7 +95,8 @@ class MemoryKeeper:
             idle_s=self.settings.idle_s,
         )
         recaller = Recaller(self.store, self.settings, self.embed_query)
-        self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
+        section_maker = SectionMaker(recaller, self.settings.cache_s)
+        self.composer = Composer(self.store, recaller, section_maker, self.events.makes_summaries)
 
     async def begin(self, request: MemoryRequest) -> MemoryContext:
         """Reads the context of a request.

@@ -98,6 +98,16 @@ class MemoryContext(Struct, frozen=True):
         return {name: tool for name, tool in self.offered_tools.items() if tool in _NAMED_IN_SECTION}
 
     @property
+    def is_continued(self) -> bool:
+        """True if the request continues a stored conversation."""
+        return self.plan.match.match_point is not None
+
+    @property
+    def used_summary_id(self) -> int:
+        """The id of the summary that the last request of the path used; 0: it used no summary."""
+        return 0 if self.section is None else self.section.known.get("summary", 0)
+
+    @property
     def last_exchange(self) -> Exchange | None:
         """The last exchange of `path`; None: the path is empty."""
         return self.path[-1] if self.path else None
