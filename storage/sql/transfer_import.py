@@ -203,7 +203,7 @@ async def _write_record(
         return
     fields = await _resolve_fields(connection, agent.id, part, values)
     if part == "fact":
-        # An export has the text of the key instead of its hash.
+        # The caller has computed the text of the key, and a row has the hash of the text.
         fields["key"] = hash_key(agent.secret, values["key"])
     if (write := _WRITERS.get(part)) is not None:
         await write(connection, agent, fields)
@@ -382,7 +382,7 @@ async def _choose_conversation_uid(connection: Connection, agent_row: int, uid: 
 async def _get_rows_by_seq(
     connection: Connection, agent_row: int, seqs: Sequence[int | None]
 ) -> dict[int | None, int | None]:
-    """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
+    """Returns the rows of exchanges by their numbers. Raises: NotFound."""
     numbers = sorted({seq for seq in seqs if seq is not None})
     row_by_seq: dict[int | None, int | None] = {None: None}
     row_by_seq.update(

@@ -38,13 +38,13 @@ def make_edit(row: Row) -> MemoryEdit:
 async def settle_edits(
     connection: Connection, agent_row: int, edit_rows: Iterable[int], state: EditState
 ) -> None:
-    """Marks edits as merged or dropped, once and for all."""
+    """Marks pending edits as merged or dropped. Edits that were settled before stay as they are."""
     for edit_row in edit_rows:
         await connection.run(SQL["edit_settle"], (state, edit_row, agent_row))
 
 
 async def drop_edits(connection: Connection, agent_row: int, exchange_row: int) -> None:
-    """Drops the pending edits of an answer that was asked for again."""
+    """Drops the pending edits of a turn whose reply is made again. Calls of the new reply may have the same ids."""
     await connection.run(SQL["edits_drop"], (agent_row, exchange_row))
 
 

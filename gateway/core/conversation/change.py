@@ -61,10 +61,12 @@ def plan_change(
 def plan_confirmation(
     candidates: CandidateExchanges, *, now: float, idle_s: float, is_named: bool
 ) -> TurnChange:
-    """Returns the change by which the memory edits enter the blocks of turns that no request has challenged.
+    """Returns the change that merges memory edits into their blocks, without a new turn.
 
     candidates: the conversation's exchanges.
-    idle_s: the seconds since the last request.
+    now: the present time, in seconds since the epoch.
+    idle_s: the seconds after which a turn that nothing followed counts as confirmed.
+    is_named: True if the client has named the conversation.
     """
     tree = Tree(candidates.exchanges, candidates.contents)
     merge = _mark_mergeable(tree, now, idle_s, is_named=is_named)

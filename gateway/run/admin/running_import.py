@@ -18,11 +18,11 @@ class ImportRequest(Struct, frozen=True):
 
     # The memory that gets the messages and facts.
     scope: Scope
-    # None: the format is found by the file's content.
+    # The name of the file's format; None: the format is found by the file's content.
     format: str | None
-    # Only the facts of this user of the file are read; None: those of the file's only user.
+    # The user of the file with the facts that are read; None: the file's only user.
     source_user: str | None
-    # The learner reads the imported messages.
+    # True: the learner reads the imported messages.
     learns: bool
     # True: nothing is written, and the import only counts.
     is_preview: bool
@@ -42,13 +42,13 @@ class RunningImport:
     created_at: float
     # The counts so far.
     progress: ImportProgress
-    # Closed when the import ends.
+    # The file, which is closed when the import ends.
     file: IO[bytes]
     # The state of the import.
     status: ImportStatus = "running"
-    # The import's row; 0: a preview has none.
+    # The row of the import; 0: the import is a preview, which has none.
     row: int = 0
-    # None: another process performs the import.
+    # The task that performs the import; None: another process performs it.
     task: asyncio.Task[None] | None = None
     # The keys of the facts that a preview has counted.
     counted_facts: set[str] = field(default_factory=set)
@@ -59,12 +59,11 @@ class RunningImport:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the import as it is shown."""
-        scope = self.request.scope
         return render_import(
             uid=self.uid,
             status=self.status,
             format=self.format,
-            scope=scope,
+            scope=self.request.scope,
             created_at=self.created_at,
             progress=self.progress,
         )
@@ -73,7 +72,13 @@ class RunningImport:
 def render_import(
     uid: str, status: ImportStatus, format: str, scope: Scope, created_at: float, progress: ImportProgress
 ) -> dict[str, Any]:
-    """Returns an import as it is shown."""
+    """Returns an import as it is shown.
+
+    uid: the public id of the import.
+    format: the name of the file's format.
+    scope: the memory that gets the messages and facts.
+    created_at: the time at which the import began, in seconds since the epoch.
+    """
     return {
         "id": uid,
         "object": "import",
