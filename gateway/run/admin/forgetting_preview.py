@@ -229,7 +229,7 @@ class _PartReader(Struct, frozen=True):
                     value=value,
                     target=ForgetTarget(is_all=True),
                     id=self.memory.uid,
-                    stays=await self.remaining.list_of_memory(),
+                    stays=await self.remaining.list_for_memory(),
                 )
             case "version":
                 return await self._get_version(str(value))
@@ -287,7 +287,7 @@ class _PartReader(Struct, frozen=True):
             value=seq,
             target=target,
             id=str(seq),
-            stays=await self.remaining.list_of_fact(page),
+            stays=await self.remaining.list_for_fact(page),
             text=page.fact.text,
         )
 
@@ -312,7 +312,7 @@ class _PartReader(Struct, frozen=True):
             target=target,
             id=str(next(iter(texts), seq)),
             messages=extent.messages,
-            stays=await self.remaining.list_of_message(exchange, conversation_uid, seq, texts, rest),
+            stays=await self.remaining.list_for_message(exchange, conversation_uid, seq, texts, rest),
             text="\n\n".join(texts.values()) or None,
             question=questions[-1] if questions else UNSET,
         )
@@ -348,7 +348,7 @@ class _PartReader(Struct, frozen=True):
             target=target,
             id=" ".join(str(text.seq) for text in texts),
             messages=len(target.message_seqs),
-            stays=await self.remaining.list_of_texts(messages, texts[0].text or ""),
+            stays=await self.remaining.list_for_texts(messages, texts[0].text or ""),
             texts=tuple(texts),
             exchange_rows=exchange_rows,
         )

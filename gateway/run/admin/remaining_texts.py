@@ -105,7 +105,7 @@ class RemainingTexts:
         self._memory = memory
         self._words = words
 
-    async def list_of_memory(self) -> list[RemainingRecord]:
+    async def list_for_memory(self) -> list[RemainingRecord]:
         """Returns the records that stay if the whole memory goes."""
         other_memories = await load_other_memories(self._store, self._memory.scope)
         stays = [
@@ -125,7 +125,7 @@ class RemainingTexts:
             )
         return stays
 
-    async def list_of_fact(self, page: FactPage) -> list[RemainingRecord]:
+    async def list_for_fact(self, page: FactPage) -> list[RemainingRecord]:
         """Returns the texts that stay if a fact goes: its sources, the facts before and after it, other messages."""
         stays = [
             RemainingRecord(
@@ -151,7 +151,7 @@ class RemainingTexts:
         ]
         return [*stays, self.make_other_mentions(page.fact.text)]
 
-    async def list_of_message(
+    async def list_for_message(
         self,
         exchange: Exchange,
         conversation_uid: str,
@@ -176,7 +176,7 @@ class RemainingTexts:
         stays.append(self.make_other_mentions(next(iter(texts.values()), None)))
         return stays
 
-    async def list_of_texts(self, texts: Sequence[Message], first_text: str) -> list[RemainingRecord]:
+    async def list_for_texts(self, texts: Sequence[Message], first_text: str) -> list[RemainingRecord]:
         """Returns the texts that stay if several messages, facts and passages go. first_text: the first of these.
 
         Replies that quote the texts are not looked for: they have the same words, by which the texts were found.
@@ -271,9 +271,9 @@ class RemainingTexts:
     async def _list_replies_made_with(
         self, texts: Mapping[int, str], own_exchange: int | None = None
     ) -> list[RemainingRecord]:
-        """Returns the newest replies that quote one of some texts, or that were made with one in their note.
+        """Returns the newest replies that quote a text, or that were made with a text in their note.
 
-        texts: the texts by the numbers of their messages or facts.
+        texts: the texts that go, by the numbers of their messages or facts.
         own_exchange: the exchange of the texts; its reply is not listed.
         """
         quoting_rows = [row for row in await self._find_quoting(texts) if row != own_exchange]
@@ -281,7 +281,7 @@ class RemainingTexts:
         return await self._list_replies(noted_rows, quoting_rows)
 
     async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
-        """Returns the newest exchanges that had one of some messages or facts in their note."""
+        """Returns the newest exchanges that had a message or fact in their note. seqs: the numbers of these."""
         since = self._views.retention.since
         recalls = await self._store.recalls.list_page(
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
@@ -292,7 +292,7 @@ class RemainingTexts:
         ]
 
     async def _find_quoting(self, texts: Mapping[int, str]) -> list[int]:
-        """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter.
+        """Returns the exchanges of replies that quote a text letter by letter. Only the last texts are looked for.
 
         texts: the texts by the numbers of their messages or facts; only later replies can quote them.
         """
@@ -319,10 +319,10 @@ class RemainingTexts:
     async def _list_replies(
         self, noted_rows: Sequence[int], quoting_rows: Sequence[int]
     ) -> list[RemainingRecord]:
-        """Returns the replies of the first of some exchanges.
+        """Returns the replies of exchanges, at most `_MAX_REPLIES`: first those that quote a text.
 
-        noted_rows: the exchanges that had one of the texts in their note.
-        quoting_rows: the exchanges with a reply that quotes one of the texts.
+        noted_rows: the exchanges that had a text in their note.
+        quoting_rows: the exchanges with a reply that quotes a text.
         """
         rows = [*dict.fromkeys([*quoting_rows, *noted_rows])][:_MAX_REPLIES]
         exchanges = await self._store.memory_pages.load_sources(self._memory.id, rows)
@@ -371,7 +371,7 @@ def _make_record_of_rest(rest: Sequence[MessageRecord], *, is_reply: bool) -> Re
 
 
 def _find_replies_with(messages: Sequence[Message], letters: str) -> list[int]:
-    """Returns the exchanges of the replies among some messages that have these letters in a row."""
+    """Returns the exchanges of the messages that are replies, and have these letters in a row."""
     return [
         message.exchange_row
         for message in messages
