@@ -23,7 +23,7 @@ from storage.sql.epochs import make_first_epoch
 from storage.sql.statements import load
 
 SQL = load("agents.sql")
-K = TypeVar("K")
+KeyT = TypeVar("KeyT")
 
 # The most cached agents. Each takes about 700 bytes, so all take 3 MB; a miss costs one read by key.
 _CACHED_AGENTS = 4096
@@ -224,11 +224,10 @@ class Agents:
 
         Processes that share a database create agents in this way, since two drafts would have two secrets.
         """
-        if scope in self._cache and scope not in self._creation_locks:
-            self._cache.move_to_end(scope)
-            return self._cache[scope]
-        # One request after another, in the order in which they came: the first creates the agent, and the
-        # others find it.
+        # While an agent is being created, requests go on in the order in which they came: the first creates the agent,
+        # and the others find it.
+        if scope not in self._creation_locks and (cached := self.find_cached(scope)) is not None:
+            return cached
         async with self._creation_locks.setdefault(scope, asyncio.Lock()):
             agent = await self.find(scope)
             if agent is None:
@@ -276,7 +275,7 @@ class Agents:
         """Drops all agents from the cache. Drafts stay: parallel requests would get drafts with other secrets."""
         self._cache.clear()
 
-    def _put_entry(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
+    def _put_entry(self, entries: OrderedDict[KeyT, Agent], key: KeyT, agent: Agent) -> None:
         entries[key] = agent
         entries.move_to_end(key)
         if len(entries) > self._cache_size:
