@@ -54,44 +54,35 @@ def make_turn_write(
     rule: the function that settles a turn that has not finished; None: the rule for the turn's outcome.
     receipt: the receipt of the reply; None: no record of the turn's recall is written.
     """
+    plan, snapshot, spec = context.plan, context.snapshot, context.request.spec
     # `settle.finish` settles a finished turn, so its exchange can be made without a look at the tree.
     is_finished = outcome.state is FINISHED
-    rule = rule or _choose_rule(outcome)
     request_end = _make_request_end(context, prompt, block_edits.edits, outcome, now)
-    plan = context.plan
-    key = context.request.identity.conversation_key
-    snapshot = context.snapshot
+    decide = partial(plan_change, plan=plan, request_end=request_end, rule=rule or _choose_rule(outcome))
     section = _choose_section(context, prompt)
-    probes = (
-        partial(make_probes_for_plain_turn, plan, key)
-        if context.is_plain
-        else partial(_make_probes, context, key)
-    )
-    decide = partial(plan_change, plan=plan, request_end=request_end, rule=rule)
-    change: TurnChange | None = None
-    if not context.is_plain:
-        change = _decide_ahead(context, key, request_end, decide, is_finished=is_finished)
-    next_seq = snapshot.next_seq if context.opened_exchange is None else context.opened_exchange.next_seq
+    recall = None
+    if receipt is not None and not plan.is_off_record:
+        recall = make_recall_row_maker(prompt, outcome, receipt)
     return TurnWrite(
         agent=context.agent,
-        key=key,
+        key=context.request.identity.conversation_key,
         uid=context.conversation_uid,
         now=request_end.now,
         plain=_make_plain_turn(context, request_end, section) if is_finished else None,
-        probes=probes,
+        probes=partial(_make_probes, context),
         decide=decide,
-        change=change,
-        planned_next_seq=next_seq,
+        change=_decide_ahead(context, request_end, decide, is_finished=is_finished),
+        planned_next_seq=snapshot.next_seq
+        if context.opened_exchange is None
+        else context.opened_exchange.next_seq,
         planned_agent_rev=snapshot.rev,
         edits=block_edits.edits,
         section=section,
-        defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
-        shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
+        defaults=() if context.agent.is_stored else spec.own_blocks,
+        shared=() if context.agent.is_stored else spec.shared_blocks,
         opening=None if context.is_plain else digest_opening(plan, request_end.now),
         chars=sum(map(len, map(read_text, (*plan.messages, *request_end.full_reply)))),
-        recall=None
-        if receipt is None or plan.is_off_record
-        else make_recall_row_maker(prompt, outcome, receipt),
+        recall=recall,
     )
 
 
@@ -170,7 +161,6 @@ def _list_call_ids(messages: Iterable[WireMessage]) -> set[str]:
 
 def _decide_ahead(
     context: MemoryContext,
-    key: str | None,
     request_end: RequestEnd,
     decide: Callable[[CandidateExchanges], TurnChange],
     *,
@@ -178,17 +168,19 @@ def _decide_ahead(
 ) -> TurnChange | None:
     """Returns the change by a turn if its memory is still as it was read, but for the exchange that was opened since.
 
-    Returns None if the decision needs contents that were not loaded, or more of a long conversation.
+    Returns None if the list is plain, since such a turn is written as planned. Returns None as well if the decision
+    needs contents that were not loaded, or more of a long conversation.
     """
     tree = context.tree
     conversation = context.snapshot.conversation
     opened_exchange = context.opened_exchange
-    if tree.is_partial or (context.exchange_row >= 0 and opened_exchange is None):
+    if context.is_plain or tree.is_partial or (context.exchange_row >= 0 and opened_exchange is None):
         return None
     opening = finish_opening(tree, context.plan, request_end) if is_finished else None
     if opening is not None:
         return TurnChange(opening)
-    conversation_row = None if key is None or conversation is None else conversation.id
+    has_key = context.request.identity.conversation_key is not None
+    conversation_row = conversation.id if has_key and conversation is not None else None
     min_depth = _find_min_depth(context) or 0
     exchanges = [each for each in tree if each.depth >= min_depth or not each.depth]
     if opened_exchange is not None:
@@ -223,10 +215,14 @@ def _find_min_depth(context: MemoryContext) -> int | None:
     return None if change_depth is None else max(0, change_depth - RECENT_EXCHANGES)
 
 
-def _make_probes(context: MemoryContext, key: str | None) -> Probes:
+def _make_probes(context: MemoryContext) -> Probes:
     """Returns the probes by which the transaction of the turn reads its conversation again."""
+    plan, key = context.plan, context.request.identity.conversation_key
+    if context.is_plain:
+        return make_probes_for_plain_turn(plan, key)
     min_depth = _find_min_depth(context)
     if min_depth is not None:
-        return make_probes_for_list(context.plan.query, key, min_depth=min_depth)
-    max_exchanges = RECENT_EXCHANGES if context.tree.is_partial else None
-    return make_probes_for_list(context.plan.query, key, max_exchanges=max_exchanges)
+        return make_probes_for_list(plan.query, key, min_depth=min_depth)
+    return make_probes_for_list(
+        plan.query, key, max_exchanges=RECENT_EXCHANGES if context.tree.is_partial else None
+    )
