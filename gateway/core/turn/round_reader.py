@@ -25,7 +25,7 @@ from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.round import AS_BODY, AS_EVENTS, DONE_EVENT, Round
 from gateway.core.turn.split_characters import SplitCharacters
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.text_events import TextEvents
+from gateway.core.turn.text_events import TextEventForm
 from gateway.core.turn.upstream_error import find_openai_error
 from gateway.core.usage.reported import find_usage
 from gateway.errors import GatewayError, UpstreamReplyBroken
@@ -111,7 +111,7 @@ class RoundReader:
         # Joins characters that were cut between two events.
         self._split_characters = SplitCharacters()
         # The form of events that add text and do nothing else; None: not known yet.
-        self._text_events: TextEvents | None = None
+        self._text_form: TextEventForm | None = None
         # The body of an error reply, which comes as events.
         self._error_body: list[bytes] = []
 
@@ -122,12 +122,12 @@ class RoundReader:
 
     def read_texts(self, batch: list[Event]) -> bool:
         """Reads events that add text and do nothing else. Returns False, and reads none, if any of them does more."""
-        text_events = self._text_events
-        if text_events is None:
+        text_form = self._text_form
+        if text_form is None:
             return False
         texts: list[str] = []
         for event in batch:
-            text = text_events.find_text(event.raw)
+            text = text_form.find_text(event.raw)
             if text is None:
                 return False
             texts.append(text)
@@ -238,7 +238,7 @@ class RoundReader:
                 self._split_characters.join(chunk, data)
             end = self._read_chunk(chunk, event)
             # While the tail holds events, later events must not overtake them.
-            self._text_events = None if self._round.tail else TextEvents.like(event.raw, chunk)
+            self._text_form = None if self._round.tail else TextEventForm.of(event.raw, chunk)
             return end
         lines = data.split(b"\n")
         if len(lines) > 1 and all(map(_is_event_data, lines)):  # the blank lines between them are missing

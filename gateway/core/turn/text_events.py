@@ -13,14 +13,14 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.turn.json_pieces import REPLACED_FIELDS
 
-# The beginning of the text in an event.
-_CONTENT = re.compile(rb'"content":\s?"')
+# What comes before the text in an event.
+_TEXT_BEGINNING = re.compile(rb'"content":\s?"')
 # The field with which OpenAI pads all events to the same length.
 _PADDING = b',"obfuscation":"'
 
 
-class TextEvents(Struct, frozen=True):
-    """The bytes that surround the text in events of one form, taken from an event that was parsed."""
+class TextEventForm(Struct, frozen=True):
+    """The form of events that differ in their text alone: the bytes that surround the text."""
 
     # The bytes before the text.
     before: bytes
@@ -30,17 +30,17 @@ class TextEvents(Struct, frozen=True):
     end: bytes
 
     @classmethod
-    def like(cls, raw: bytes, chunk: Json) -> TextEvents | None:
-        """Returns the form of an event; None: an event of that form may do more than add text to the reply.
+    def of(cls, raw: bytes, chunk: Json) -> TextEventForm | None:
+        """Returns the form of a parsed event; None: an event of that form may do more than add text to the reply.
 
         raw: the bytes of the event.
         chunk: the parsed data of the event.
         """
         text = (_find_only_text(chunk) or "").encode()
-        marks = [*_CONTENT.finditer(raw)] if text else []
-        if len(marks) != 1:
+        text_beginnings = [*_TEXT_BEGINNING.finditer(raw)] if text else []
+        if len(text_beginnings) != 1:
             return None
-        text_start = marks[0].end()
+        text_start = text_beginnings[0].end()
         if not raw.startswith(text + b'"', text_start):  # it has escaped characters
             return None
         before, end = raw[:text_start], raw[text_start + len(text) :]

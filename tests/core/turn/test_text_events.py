@@ -17,7 +17,7 @@ from gateway.core.turn.events import ClientLeft, Received, ReplyEnded, ReplyStar
 from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.text_events import TextEvents
+from gateway.core.turn.text_events import TextEventForm
 from gateway.dialects.chat.render import ChatView
 from tests.core.turn.playbook import (
     DONE,
@@ -58,8 +58,8 @@ def said(text: bytes, form: int = 0, padding: bytes | None = None) -> Event:
     return Event(b"data: %b\n\n" % data, data)
 
 
-def form_of(event: Event) -> TextEvents | None:
-    return TextEvents.like(event.raw, orjson.loads(event.data or b""))
+def form_of(event: Event) -> TextEventForm | None:
+    return TextEventForm.of(event.raw, orjson.loads(event.data or b""))
 
 
 @pytest.mark.parametrize("form", range(len(FORMS)))
