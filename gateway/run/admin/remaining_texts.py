@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -50,10 +49,10 @@ _QUOTED_WORDS = 8
 _MAX_COMPARED = 20
 # Quotations of a text with fewer letters are not looked for: a reply may have it by chance.
 _MIN_QUOTED_LETTERS = 12
-# The milliseconds of one search for quotations. After a longer search a text has no known quotations. Not measured: an
+# The milliseconds of one search for quotations. A longer search is stopped, and the list says so. Not measured: an
 # operator waits for the searches of all texts.
 _SEARCH_DEADLINE_MS = 50.0
-
+_STOPPED_SEARCH = "There may be replies that quote it: the search for them took too long, and was stopped."
 
 # "source": a message from which a fact came. "turn": the reply or the question of a message. "rest": several messages
 # that came with a message, in one request and its reply. "reply": a reply of another turn. "replacement": a fact that a
@@ -90,6 +89,15 @@ class _QuotableText(NamedTuple):
     text: str
     # The letters of the text, joined.
     letters: str
+
+
+class _Quotations(NamedTuple):
+    """The replies that quote erased texts."""
+
+    # Their exchanges.
+    rows: list[int]
+    # A search was stopped: there may be more such replies.
+    is_incomplete: bool
 
 
 class RemainingTexts:
@@ -276,9 +284,13 @@ class RemainingTexts:
         texts: the texts that go, by the numbers of their messages or facts.
         own_exchange: the exchange of the texts; its reply is not listed.
         """
-        quoting_rows = [row for row in await self._find_quoting(texts) if row != own_exchange]
+        quotations = await self._find_quoting(texts)
+        quoting_rows = [row for row in quotations.rows if row != own_exchange]
         noted_rows = [row for row in await self._find_made_with(texts) if row != own_exchange]
-        return await self._list_replies(noted_rows, quoting_rows)
+        replies = await self._list_replies(noted_rows, quoting_rows)
+        if quotations.is_incomplete:
+            replies.append(RemainingRecord(_STOPPED_SEARCH))
+        return replies
 
     async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
         """Returns the newest exchanges that had a message or fact in their note. seqs: the numbers of these."""
@@ -291,30 +303,34 @@ class RemainingTexts:
             each.exchange_row for each in recalls if not wanted_seqs.isdisjoint(read_note_seqs(each.data))
         ]
 
-    async def _find_quoting(self, texts: Mapping[int, str]) -> list[int]:
-        """Returns the exchanges of replies that quote a text letter by letter. Only the last texts are looked for.
+    async def _find_quoting(self, texts: Mapping[int, str]) -> _Quotations:
+        """Returns the replies that quote a text letter by letter. Only the last texts are looked for.
 
         texts: the texts by the numbers of their messages or facts; only later replies can quote them.
         """
         agent = await self._store.agents.find_by_id(self._memory.id)
         if agent is None:
-            return []
+            return _Quotations([], is_incomplete=False)
         rows: list[int] = []
+        is_incomplete = False
         newest_first = (
             _QuotableText(seq, text, join_letters(text)) for seq, text in reversed([*texts.items()])
         )
         quotable_texts = (each for each in newest_first if len(each.letters) >= _MIN_QUOTED_LETTERS)
         for seq, text, letters in islice(quotable_texts, _MAX_QUOTED_TEXTS):
-            with suppress(StoreTimeout):
-                query = " ".join(list_written_words(text)[:_QUOTED_WORDS])
+            query = " ".join(list_written_words(text)[:_QUOTED_WORDS])
+            try:
                 hits = await self._store.recall.find_containing(
                     agent, query, limit=_MAX_COMPARED, deadline_ms=_SEARCH_DEADLINE_MS
                 )
-                # In a thread, since a long text takes some milliseconds.
-                rows += await asyncio.to_thread(
-                    _find_replies_with, [each for each in hits.messages if each.seq > seq], letters
-                )
-        return rows
+            except StoreTimeout:
+                is_incomplete = True
+                continue
+            # In a thread, since a long text takes some milliseconds.
+            rows += await asyncio.to_thread(
+                _find_replies_with, [each for each in hits.messages if each.seq > seq], letters
+            )
+        return _Quotations(rows, is_incomplete)
 
     async def _list_replies(
         self, noted_rows: Sequence[int], quoting_rows: Sequence[int]

@@ -968,6 +968,19 @@ def test_a_preview_shows_the_replies_that_quote_a_message(
     assert "quotes" not in plain(page(operator, f"m/{agent.uid}/forget?message=2"))  # too short
 
 
+def test_a_preview_says_that_the_search_for_quotations_was_stopped(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    path = f"m/{agent.uid}/forget?message=1"
+    note = "There may be replies that quote it: the search for them took too long, and was stopped."
+    assert note not in plain(page(operator, path))
+    monkeypatch.setattr("storage.sqlite.reader._INSTRUCTIONS_PER_CHECK", 1)
+    monkeypatch.setattr("gateway.run.admin.remaining_texts._SEARCH_DEADLINE_MS", 1e-6)
+    assert note in plain(page(operator, path))
+    assert note in [each["text"] for each in operator.twin(path)["stays"]]
+
+
 def test_a_reply_does_not_quote_what_was_sent_after_it(upstream: StrictUpstream, operator: Operator) -> None:
     upstream.queue(
         say("Your anniversary is in June."), say("Yes."), say("Your anniversary is in June, you said.")
