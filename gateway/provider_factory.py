@@ -37,20 +37,26 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
 
 
 def make_batches(settings: Settings) -> dict[str, BatchProvider]:
-    """Returns what answers batches, by the names of upstreams; it has connections of its own. Raises: SettingsError."""
+    """Returns providers of batches, with connections of their own, by the names of upstreams. Raises: SettingsError."""
     return {upstream.name: _make_batches(upstream) for upstream in settings.upstreams}
 
 
 def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
-    key = upstream.keys[0] if upstream.keys else None
-    provider = _make_provider(upstream, upstream.name, key)
+    provider = _make_first_provider(upstream)
     if not isinstance(provider, OpenAICompatible):
         return LocalBatches(provider)
     api = upstream.batches or _choose_default_batches_api(upstream, provider)
     if api == "none":
         return LocalBatches(provider)
-    make = OpenAIBatches if api == "openai" else AnthropicBatches
-    return make(provider.base_url, key, upstream.headers, time.time, upstream.proxy, provider.adapt_calls)
+    batches_type = OpenAIBatches if api == "openai" else AnthropicBatches
+    return batches_type(
+        provider.base_url,
+        _find_first_key(upstream),
+        upstream.headers,
+        time.time,
+        upstream.proxy,
+        provider.adapt_calls,
+    )
 
 
 def _choose_default_batches_api(upstream: UpstreamSettings, provider: OpenAICompatible) -> str:
@@ -80,8 +86,16 @@ def make_embedder(settings: Settings) -> Embedder | None:
 
 def make_separate_provider(settings: Settings, route: Route) -> Provider:
     """Makes a provider with connections that no client's turn shares. Raises: SettingsError."""
-    upstream = settings.get_upstream(route.upstream)
-    return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
+    return _make_first_provider(settings.get_upstream(route.upstream))
+
+
+def _find_first_key(upstream: UpstreamSettings) -> str | None:
+    return upstream.keys[0] if upstream.keys else None
+
+
+def _make_first_provider(upstream: UpstreamSettings) -> Provider:
+    """Makes the provider of an upstream with its first key. Raises: SettingsError."""
+    return _make_provider(upstream, upstream.name, _find_first_key(upstream))
 
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:
