@@ -78,12 +78,14 @@ def render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: in
     for delta, finish in deltas:
         for choice_index in range(_read_choice_count(body)):
             choice = {"index": choice_index, "delta": delta, "logprobs": None, "finish_reason": finish}
-            yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
+            yield _render_event({**frame, "choices": [choice]})
     if wants_usage:
-        yield (
-            b"data: " + orjson.dumps({**frame, "choices": [], "usage": _make_usage(body, scripted)}) + b"\n\n"
-        )
+        yield _render_event({**frame, "choices": [], "usage": _make_usage(body, scripted)})
     yield b"data: [DONE]\n\n"
+
+
+def _render_event(chunk: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
 def _make_frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
