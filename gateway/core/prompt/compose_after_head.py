@@ -12,7 +12,7 @@ from gateway.core.conversation.wire_message import WireMessage, make_shown_reply
 from gateway.core.prompt.composition import Composition, InsertedMessage
 from gateway.core.prompt.hidden_rounds import restore_rounds
 from gateway.core.prompt.note_text import estimate_tokens
-from gateway.core.prompt.omitted_messages import as_clients_resend, is_of_same_model, list_omitted_messages
+from gateway.core.prompt.omitted_messages import is_of_same_model, list_omitted_messages, make_resent_reply
 from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
 
 
@@ -63,7 +63,7 @@ def _find_heard_with_rounds(
     messages = plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.has_full_reply or not messages:
         return None
-    reply = as_clients_resend(make_shown_reply(messages) if len(messages) > 1 else messages[0])
+    reply = make_resent_reply(make_shown_reply(messages) if len(messages) > 1 else messages[0])
     is_same = is_of_same_model(match_point, plan)
     return restore_rounds(
         tree.contents.get(match_point),

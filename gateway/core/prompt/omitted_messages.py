@@ -59,7 +59,7 @@ def is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
     return bool(plan.query.model) and exchange.model == plan.query.model
 
 
-def as_clients_resend(shown_reply: WireMessage) -> WireMessage:
+def make_resent_reply(shown_reply: WireMessage) -> WireMessage:
     """Returns a reply as clients send it back: without private fields, and without null and empty lists.
 
     Such fields are `refusal` and `annotations`.
@@ -78,9 +78,9 @@ class _StoredExchange(NamedTuple):
     exchange: Exchange
     # The content of the exchange.
     content: Content
-    # The model that answers the request has made the reply.
+    # True: the model that answers the request has made the reply.
     is_same_model: bool
-    # An upstream has refused the results of tools in the input, so they go without their content.
+    # True: an upstream has refused the results of tools in the input, so they are sent without their content.
     has_refused_results: bool
 
     @classmethod
@@ -105,8 +105,8 @@ class _StoredExchange(NamedTuple):
         if content.shown_reply is None:
             return []
         if content.is_step:
-            return [*map(as_clients_resend, content.full_reply or ())]
-        reply = as_clients_resend(content.shown_reply)
+            return [*map(make_resent_reply, content.full_reply or ())]
+        reply = make_resent_reply(content.shown_reply)
         with_rounds = None
         if content.full_reply:
             with_rounds = restore_rounds(
