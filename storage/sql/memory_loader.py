@@ -68,10 +68,11 @@ class MemoryLoader:
     ) -> CachedMemory | None:
         """Returns the memory as it is now; None: the memory is gone.
 
-        numbers: the agent's numbers, if the caller has just read them; None: `load` reads them.
+        numbers: the agent's numbers, if the caller has just read them; None: they are read here.
         skip: the numbers of messages that the query leaves out.
         """
         read_numbers = partial(find_numbers_by_uid, agent=agent)
+        # Each further pass is needed only if the memory has changed during the pass before.
         while True:
             drop_count = self._memories.drop_count
             current = numbers or await self._database.read(read_numbers, deadline_ms=deadline_ms)
