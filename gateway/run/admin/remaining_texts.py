@@ -284,7 +284,7 @@ class RemainingTexts:
         texts: the texts that go, by the numbers of their messages or facts.
         own_exchange: the exchange of the texts; its reply is not listed.
         """
-        quotations = await self._find_quoting(texts)
+        quotations = await self._search_quotations(texts)
         quoting_rows = [row for row in quotations.rows if row != own_exchange]
         noted_rows = [row for row in await self._find_made_with(texts) if row != own_exchange]
         replies = await self._list_replies(noted_rows, quoting_rows)
@@ -303,7 +303,7 @@ class RemainingTexts:
             each.exchange_row for each in recalls if not wanted_seqs.isdisjoint(read_note_seqs(each.data))
         ]
 
-    async def _find_quoting(self, texts: Mapping[int, str]) -> _Quotations:
+    async def _search_quotations(self, texts: Mapping[int, str]) -> _Quotations:
         """Returns the replies that quote a text letter by letter. Only the last texts are looked for.
 
         texts: the texts by the numbers of their messages or facts; only later replies can quote them.
