@@ -88,7 +88,10 @@ class BatchJobs:
         batch = await self.store.batches.get(None, job.job.key)
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.tokens)
         results = PartResults(self.store, self.turns, batch, outcomes)
-        submitter = PartSubmitter(self.providers, self.settings.daily_tokens, parts, outcomes, results)
+        daily_tokens = self.settings.daily_tokens
+        submitter = PartSubmitter(
+            self.store, self.turns, batch, self.providers, daily_tokens, parts, outcomes, results
+        )
         attempt = _Attempt(self, job, batch, parts, outcomes, results, submitter)
         faults = self.faults.pop(job.job.id, 0)
         try:

@@ -15,7 +15,8 @@ from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import BatchQueueFull, ProviderError, ProviderRefused
 from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
-from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, ItemFailed
+from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, ComposedRequest, ItemFailed
+from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.agents.batches.parts import MAX_TRIES, PartJournal, ProviderPart, SubmissionFailure
@@ -26,6 +27,7 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.prompt_tokens import count_request_tokens
 from storage.batch_records import READY_PART, AssignedItem, Batch, BatchItem, ItemRetry
 from storage.errors import StoreError
+from storage.sql.store import Store
 
 
 class _ReadyItem(Struct, frozen=True):
@@ -33,10 +35,8 @@ class _ReadyItem(Struct, frozen=True):
 
     # The item as it was when its request was composed.
     item: BatchItem
-    # The upstream and the model of the request.
-    key: tuple[str, str]
-    # The body of the request.
-    body: bytes
+    # The request.
+    request: ComposedRequest
     # The line of the request in the provider's file.
     line: bytes
     # The record of the item in its part.
@@ -47,6 +47,12 @@ class _ReadyItem(Struct, frozen=True):
 class PartSubmitter:
     """Submits the parts of one batch, in one attempt of its job."""
 
+    # The store with the items.
+    store: Store
+    # Composes the requests of items.
+    turns: ItemTurns
+    # The batch as it was before the attempt.
+    batch: Batch
     # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]
     # The most tokens that a project's batches may use on a day; 0: any number.
@@ -59,11 +65,6 @@ class PartSubmitter:
     results: PartResults
 
     @property
-    def batch(self) -> Batch:
-        """The batch as it was before the attempt."""
-        return self.outcomes.batch
-
-    @property
     def _log(self) -> BatchLog:
         return BatchLog(self.batch)
 
@@ -72,20 +73,21 @@ class PartSubmitter:
 
         Returns the seconds until the project has tokens again; None if it has some.
         """
-        store = self.outcomes.store
-        if not await store.batch_items.count_in_part(self.batch.id, READY_PART):
+        if not await self.store.batch_items.count_in_part(self.batch.id, READY_PART):
             return None
         if (wait_s := await self._find_budget_wait_s()) is not None:
             return wait_s
-        await store.batches.mark_running(self.batch.id)
+        await self.store.batches.mark_running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
             async for ready in self._compose_items(READY_PART):
-                key = ready.key
-                if key in drafts and drafts[key].is_full(self.providers[key[0]], len(ready.line)):
-                    await self._make_part(drafts[key])
-                    drafts.pop(key).release()
-                drafts.setdefault(key, PartDraft(*key)).add(ready.line, ready.assigned)
+                upstream, model = ready.request.upstream, ready.request.model
+                draft = drafts.get((upstream, model))
+                if draft is not None and draft.is_full(self.providers[upstream], len(ready.line)):
+                    await self._make_part(draft)
+                    drafts.pop((upstream, model)).release()
+                draft = drafts.setdefault((upstream, model), PartDraft(upstream, model))
+                draft.add(ready.line, ready.assigned)
             for draft in drafts.values():
                 await self._make_part(draft)
         finally:
@@ -108,7 +110,8 @@ class PartSubmitter:
         draft = PartDraft(part.upstream, part.model)
         try:
             async for ready in self._compose_items(part.number):
-                if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
+                is_of_part = (ready.request.upstream, ready.request.model) == (part.upstream, part.model)
+                if is_of_part and not draft.is_full(provider, len(ready.line)):
                     draft.add(ready.line, ready.assigned)
                 else:
                     # The item's agent has changed since the part was composed, or the part has no room.
@@ -127,7 +130,7 @@ class PartSubmitter:
 
         Raises: ProviderError.
         """
-        known_parts = await self.outcomes.store.batches.load_known_parts()
+        known_parts = await self.store.batches.load_known_parts()
         known_ids = {orjson.loads(data)["id"] for data in known_parts}
         custom_ids: set[str] = set()
         async for page in self.results.load_item_pages(None if includes_ended else part.number):
@@ -144,7 +147,7 @@ class PartSubmitter:
         room: the tokens that the provider's queue takes when it is empty; None: the number is not known.
         """
         self._log.info("the queue of %s has no room for a part, which is divided or waits.", part.upstream)
-        count = await self.outcomes.store.batch_items.count_in_part(self.batch.id, part.number)
+        count = await self.store.batch_items.count_in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._count_tokens(part) > room:
             message = f"The request alone is larger than its provider's queue for the model: {message}"
             await self.fail(part, message)
@@ -180,18 +183,11 @@ class PartSubmitter:
         await self.results.fail_items(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
         await self.parts.note_over(part)
 
-    async def _make_part(self, draft: PartDraft) -> None:
-        """Makes a part of a draft, and submits it unless the provider's queue is full."""
-        part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
-        await self._assign_items(part, draft)
-        if self.parts.choose_submission_wait_s(part) <= 0:
-            await self.submit(part, draft, self.providers[draft.upstream])
-
     async def submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         """Submits a part. Returns whether its provider has taken it."""
         await self._leave_out_forgotten(part, draft)
         # A batch that was cancelled meanwhile costs nothing if it is not submitted.
-        if not draft.items or await self.outcomes.store.batches.is_over(self.batch.id):
+        if not draft.items or await self.store.batches.is_over(self.batch.id):
             # Items of a part that is over are not read again, so their outcomes are written first.
             await self.outcomes.wait_for_deferred()
             await self.parts.note_over(part, was_submitted=False)
@@ -210,12 +206,19 @@ class PartSubmitter:
         await self.parts.note_provider_id(part, provider_id)
         return True
 
+    async def _make_part(self, draft: PartDraft) -> None:
+        """Makes a part of a draft, and submits it unless the provider's queue is full."""
+        part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
+        await self._assign_items(part, draft)
+        if self.parts.choose_submission_wait_s(part) <= 0:
+            await self.submit(part, draft, self.providers[draft.upstream])
+
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
         """Leaves out and fails the items that quote messages which were forgotten while the part was composed.
 
         Composing a part may take minutes.
         """
-        load_sendable = self.outcomes.store.batch_items.load_sendable
+        load_sendable = self.store.batch_items.load_sendable
         # Until no item is left out: writing the part again takes seconds, in which more may be forgotten.
         while forgotten := {item.run_row for item in draft.items} - await load_sendable(
             self.batch.id, part.number
@@ -233,7 +236,7 @@ class PartSubmitter:
         try:
             if item.run is None or item.run.is_over:
                 raise ItemFailed(AGENT_GONE)
-            composed = await self.outcomes.turns.compose(item)
+            composed = await self.turns.compose(item)
             provider = self.providers[composed.upstream]
             request_id = RequestId(self.batch.uid, item.id, item.request_number)
             line = provider.make_line(str(request_id), composed.body)
@@ -250,20 +253,20 @@ class PartSubmitter:
             failure = ItemFailed(INTERNAL_ERROR)
         else:
             state = msgspec.json.encode(composed.state)
-            last_exchange, epoch = composed.last_exchange, composed.epoch
-            assigned = AssignedItem(item.run.agent_row, item.id, last_exchange, epoch, state)
-            key = (composed.upstream, composed.model)
-            return _ReadyItem(item=item, key=key, body=composed.body, line=line, assigned=assigned)
-        make_end = partial(self.outcomes.turns.make_end, item, failure)
+            assigned = AssignedItem(
+                item.run.agent_row, item.id, composed.last_exchange, composed.epoch, state
+            )
+            return _ReadyItem(item, composed, line, assigned)
+        make_end = partial(self.turns.make_end, item, failure)
         await self.outcomes.write_outcomes([ItemWork(item, make_end)])
         return None
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
         """Puts the items of a draft into a part, by pages."""
-        items = self.outcomes.store.batch_items
+        items = self.store.batch_items
         for n in range(0, len(draft.items), PAGE_ITEMS):
             effect = items.make_assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
-            await self.outcomes.job.commit(effect)
+            await self.parts.job.commit(effect)
 
     async def _compose_items(self, part_number: int) -> AsyncIterator[_ReadyItem]:
         """Yields the items of a part with their requests. Items that have ended instead are left out."""
@@ -276,7 +279,7 @@ class PartSubmitter:
         """Returns an estimate of the tokens of a part's requests."""
         tokens = 0
         async for ready in self._compose_items(part.number):
-            tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
+            tokens += await count_request_tokens(part.model, orjson.loads(ready.request.body))
         return tokens
 
     async def _find_budget_wait_s(self) -> float | None:
@@ -284,7 +287,7 @@ class PartSubmitter:
         if not self.daily_tokens:
             return None
         day, passed_s = divmod(self.parts.now(), DAY_S)
-        spent = await self.outcomes.store.usage.count_batch_tokens(self.batch.project, int(day))
+        spent = await self.store.usage.count_batch_tokens(self.batch.project, int(day))
         if spent < self.daily_tokens:
             return None
         message = (
