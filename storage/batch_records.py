@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from storage.commands import BlockMerge
 from storage.records import MemoryEdit
 from storage.run_commands import StepOpen
-from storage.run_records import Run, RunState, RunStep
+from storage.run_records import Run, RunState, TokenCounts
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"
@@ -202,12 +202,10 @@ class ItemRound(Struct, frozen=True):
     edits: BlockMerge
     # The versions of the blocks on which these edits were made, by block.
     versions: Mapping[int, int]
-    # The tokens of the call of the model: input and output.
-    tokens: int
+    # The tokens of the call of the model.
+    counts: TokenCounts
     # The present time, in seconds since the epoch.
     now: float
-    # The output tokens among `tokens`.
-    output: int = 0
 
     @property
     def epoch(self) -> int | None:
@@ -240,14 +238,14 @@ class ItemEnd(Struct, frozen=True):
     error_message: str = ""
     # The epoch of the memory that the item's turn or error message may quote; None: neither quotes a memory.
     epoch: int | None = None
-    # The input and output tokens of the item's last request.
-    tokens: int = 0
-    # The output tokens among `tokens`.
-    output: int = 0
+    # The tokens of the item's last request.
+    counts: TokenCounts = TokenCounts()
     # The item's complete exchange; None: no exchange is stored.
     turn: StepOpen | None = None
-    # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
-    step: RunStep | None = None
+    # The time when the item's first request was composed, in seconds since the epoch; 0.0: no exchange is stored.
+    began_at: float = 0.0
+    # The tokens of all calls of the model; zeros if no exchange is stored.
+    turn_counts: TokenCounts = TokenCounts()
     # The number of the item's rounds, the last one included.
     rounds: int = 0
     # The edits of the rounds before the last one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.batches.item_texts import (
@@ -32,39 +32,29 @@ from storage.batch_records import ItemEnd
 from storage.commands import BlockMerge
 from storage.errors import NotFound
 from storage.run_commands import StepOpen
-from storage.run_records import RunState, RunStep, TokenCounts
+from storage.run_records import RunState, TokenCounts
 
 
-class ItemEnding(Struct, frozen=True, kw_only=True):
+class ItemEnding(Struct, frozen=True):
     """The end of an item, before its turn is appended to its conversation."""
 
     # The turn of the item, whose reply becomes an exchange.
     turn: ItemTurn
-    # The final state of the item's run.
-    state: RunState
-    # The stop reason of the item's run.
-    stop: str
-    # The error's message; "" if the run has not failed.
-    message: str
-    # The tokens of the last call.
-    last_counts: TokenCounts
-    # The edits of the last round.
-    merged: BlockMerge = field(default_factory=BlockMerge)
-    # The versions of the blocks on which these edits were made, by block.
-    versions: Mapping[int, int] = field(default_factory=dict)
+    # The end without the turn. Its edits are those of the last round.
+    end: ItemEnd
 
 
 def make_ending(
     turn: ItemTurn,
     outcome: TurnOutcome,
-    last_counts: TokenCounts,
+    counts: TokenCounts,
     merged: BlockMerge,
     versions: Mapping[int, int],
 ) -> ItemEnding:
     """Returns the end of an item after its turn.
 
     outcome: the outcome of the turn.
-    last_counts, merged, versions: the fields of the `ItemEnding`.
+    counts, merged, versions: the fields of the `ItemEnd`.
     """
     stop = outcome.stop_reason
     message = STOP_MESSAGES.get(stop, "The reply was an error.")
@@ -72,10 +62,18 @@ def make_ending(
         stop = StopReason.REQUIRES_APPROVAL
         message = UNKNOWN_TOOL if "client" in outcome.waiting.values() else NEEDS_APPROVAL
     is_good = stop.is_proper and not outcome.waiting
-    return ItemEnding(
-        turn=turn, state=RunState.COMPLETED if is_good else RunState.FAILED, stop=stop,
-        message="" if is_good else message, last_counts=last_counts, merged=merged, versions=versions,
-    )  # fmt: skip
+    end = ItemEnd(
+        turn.item,
+        RunState.COMPLETED if is_good else RunState.FAILED,
+        stop,
+        turn.now(),
+        error_message="" if is_good else message,
+        epoch=turn.item.epoch,
+        counts=counts,
+        merged=merged,
+        versions=versions,
+    )
+    return ItemEnding(turn, end)
 
 
 async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
@@ -85,13 +83,8 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
     """
     turn = ending.turn
     outcome = turn.outcome
-    counts = ending.last_counts
     now = keeper.now()
-    end = ItemEnd(
-        turn.item, ending.state, ending.stop, now, error_message=ending.message, epoch=turn.item.epoch,
-        tokens=counts.total, output=counts.completion,
-        rounds=len(turn.texts.rounds) + (counts.total > 0 or ending.state is RunState.COMPLETED),
-    )  # fmt: skip
+    end = replace(ending.end, now=now)
     if outcome is None or not (outcome.full_reply or outcome.text):
         return end
     state = turn.texts.state
@@ -103,17 +96,14 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
     except NotFound:
         return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)
     inserts = [edit for edit in turn.block_edits.edits if edit.op in STORED_SOURCES]
-    step = RunStep(
-        exchange_row=0, agent_row=turn.run.agent_row, run_row=turn.run.id, number=1, begun=state.began, ended=now,
-        counts=turn.sum_counts(counts),
-    )  # fmt: skip
     return replace(
         end,
         turn=_make_turn(turn, outcome, context, state, now),
-        step=step,
+        began_at=state.began,
+        turn_counts=turn.sum_counts(end.counts),
+        rounds=len(turn.texts.rounds) + (end.counts.total > 0 or end.state is RunState.COMPLETED),
         edits=[load_written_edit(edit) for stored in turn.texts.rounds for edit in stored.edits],
-        merged=replace(make_block_merge((), inserts), writes=ending.merged.writes),
-        versions=ending.versions,
+        merged=replace(make_block_merge((), inserts), writes=end.merged.writes),
     )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 from msgspec import Struct
 
+from gateway.core.conversation.private import CallStatus
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
 from storage.batch_records import WrittenEdit
 from storage.records import MemoryEdit
-from storage.run_records import Run, RunState, RunTextKind
+from storage.run_records import Run, RunState, RunTextKind, TokenCounts
 from storage.sql.store import Store
 
 # The errors that callers read.
@@ -64,13 +65,31 @@ class RequestState(Struct, frozen=True):
     began: float
 
 
+class StoredEdit(NamedTuple):
+    """A memory edit in a stored round, with the fields of the `MemoryEdit`. It is stored as an array."""
+
+    call_id: str
+    op: str
+    label: str
+    arguments: str
+    at: float
+
+    @staticmethod
+    def of(edit: MemoryEdit) -> StoredEdit:
+        return StoredEdit(edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at)
+
+    def load(self) -> MemoryEdit:
+        """Returns the edit, which has no row and no exchange yet."""
+        return MemoryEdit(0, 0, self.call_id, self.op, self.label, self.arguments.encode(), at=self.at)
+
+
 class StoredResult(Struct, frozen=True):
     """The stored result of a call."""
 
     # The id of the call.
     call_id: str
     # The content, the status, stdout and stderr of the `ToolAnswer`.
-    answer: list[Any]
+    answer: tuple[str, CallStatus, str, str]
     # The `shown` of the `ToolAnswer`.
     shown: dict[str, Any] = {}
 
@@ -82,11 +101,11 @@ class StoredRound(Struct, frozen=True):
     reply: Any
     # The results of the reply's calls.
     results: list[StoredResult]
-    # The passages and facts that are stored when the turn ends, as `dump_edit` returns them.
-    inserts: list[list[Any]]
-    # The `TokenCounts` of the reply.
-    counts: list[int]
-    # The edits of blocks that were written, for `load_written_edit`.
+    # The passages and facts that are stored when the turn ends.
+    inserts: list[StoredEdit]
+    # The tokens of the reply.
+    counts: TokenCounts
+    # The edits of blocks that were written, each as an array for `load_written_edit`.
     edits: list[list[Any]] = []
 
 
@@ -136,18 +155,7 @@ class ComposedRequest(Struct, frozen=True):
     state: RequestState
 
 
-def dump_edit(edit: MemoryEdit) -> list[Any]:
-    """Returns an edit as the list in which a stored round has it."""
-    return [edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at]
-
-
-def load_edit(values: Sequence[Any]) -> MemoryEdit:
-    """Returns an edit from the list that `dump_edit` made."""
-    call_id, op, label, arguments, at = values
-    return MemoryEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
-
-
 def load_written_edit(values: Sequence[Any]) -> WrittenEdit:
-    """Returns a written edit from the list in which a stored round has it."""
+    """Returns a written edit from the array in which a stored round has it."""
     block_row, version, *edit = values
-    return WrittenEdit(block_row, version, load_edit(edit))
+    return WrittenEdit(block_row, version, StoredEdit(*edit).load())

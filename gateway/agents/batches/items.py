@@ -28,9 +28,8 @@ from gateway.agents.batches.item_texts import (
     ItemRequest,
     ItemTexts,
     RequestState,
+    StoredEdit,
     StoredRound,
-    dump_edit,
-    load_edit,
 )
 from gateway.agents.batches.item_turn import ItemTurn
 from gateway.agents.batches.stored_replies import ReplayedTools, ReplyNotStored, StoredReplies
@@ -129,7 +128,7 @@ class ItemTurns:
         context = await self._read_context(item, memory_request, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
         # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `edits`.
-        inserts = [load_edit(insert) for stored in texts.rounds for insert in stored.inserts]
+        inserts = [insert.load() for stored in texts.rounds for insert in stored.inserts]
         block_edits.edits += inserts
         replies = [orjson.dumps(stored.reply) for stored in texts.rounds]
         journal = CallJournal(partial(store.batch_items.add_text_of_open_item, run.agent_row, run.id))
@@ -282,11 +281,9 @@ class ItemTurns:
         versions = {block.id: block.version for block in turn.context.blocks}
         if turn.outcome is not None:
             return make_ending(turn, turn.outcome, counts, merged, versions)
-        stored = StoredRound(reply, turn.toolbox.results, list(map(dump_edit, inserts)), list(counts))
-        return ItemRound(
-            item, number=len(turn.texts.rounds), data=to_builtins(stored), edits=merged, versions=versions,
-            tokens=counts.total, now=self.keeper.now(), output=counts.completion,
-        )  # fmt: skip
+        stored = StoredRound(reply, turn.toolbox.results, list(map(StoredEdit.of, inserts)), counts)
+        number, data = len(turn.texts.rounds), to_builtins(stored)
+        return ItemRound(item, number, data, merged, versions, counts, self.keeper.now())
 
     async def read_noted_reply(self, item: BatchItem) -> bytes | None:
         """Returns the reply to an item's last request if some of the reply's calls were begun, or None.
@@ -307,28 +304,23 @@ class ItemTurns:
 
         Raises: StoreError.
         """
-        counts = _read_counts(read_json(reply)[0])
-        end_without_turn = ItemEnd(
-            item, failure.state, failure.stop, self.keeper.now(), error_message=failure.message,
-            epoch=item.epoch, tokens=counts.total, output=counts.completion,
-        )  # fmt: skip
+        counts, now = _read_counts(read_json(reply)[0]), self.keeper.now()
+        end = ItemEnd(item, failure.state, failure.stop, now, failure.message, item.epoch, counts)
         try:
             turn = await self.open_turn(item, failure=ProviderError(failure.message))
             if not turn.texts.rounds:
-                return end_without_turn
+                return end
             await self._replay(turn)
         except ItemFailed as error:
             # A provider's error may quote messages that were forgotten.
-            return replace(end_without_turn, error_message=error.message, epoch=None)
+            return replace(end, error_message=error.message, epoch=None)
         except StoreError:
             raise
         except Exception:
             # The other items of the batch continue after any error.
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
-            return replace(end_without_turn, error_message=INTERNAL_ERROR, epoch=None)
-        return ItemEnding(
-            turn=turn, state=failure.state, stop=failure.stop, message=failure.message, last_counts=counts
-        )
+            return replace(end, error_message=INTERNAL_ERROR, epoch=None)
+        return ItemEnding(turn, end)
 
 
 def _read_counts(reply: Any) -> TokenCounts:

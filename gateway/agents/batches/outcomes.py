@@ -96,7 +96,7 @@ class ItemOutcomes:
             return
         day = int(self.keeper.now() // DAY_S)
         await self.job.commit(self.store.batch_items.make_write_effect(self.batch.project, day, writes))
-        self.tokens.inc(by=sum(write.tokens for write in writes if not isinstance(write, ItemRetry)))
+        self.tokens.inc(by=sum(write.counts.total for write in writes if not isinstance(write, ItemRetry)))
 
     async def wait_for_deferred(self) -> None:
         """Waits until the outcomes of busy conversations are written."""

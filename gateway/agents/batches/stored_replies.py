@@ -98,6 +98,6 @@ class ReplayedTools:
             return ToolAnswer.failed(INTERRUPTED_RESULT)  # a call that was not allowed has no result
         async with self.slots:
             answer = await run_tool(self.inner, call)
-        fields = [answer.content, answer.status, answer.stdout, answer.stderr]
+        fields = (answer.content, answer.status, answer.stdout, answer.stderr)
         self.results.append(StoredResult(call.call_id, fields, dict(answer.shown)))
         return answer

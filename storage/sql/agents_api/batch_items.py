@@ -205,8 +205,8 @@ class BatchItems(StoreGroup):
         output_tokens = 0
         for write in writes:
             if await write_item(connection, write, self._rules) and not isinstance(write, ItemRetry):
-                total_tokens += write.tokens
-                output_tokens += write.output
+                total_tokens += write.counts.total
+                output_tokens += write.counts.completion
         if total_tokens:
             await add_batch(connection, project, day, total_tokens, output_tokens)
 

@@ -90,7 +90,7 @@ async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
         case ItemEnd():
             part = ENDED_PART
     # If an item ends without a reply, a reply that the provider has made meanwhile still counts, under the same number.
-    ends_without_reply = isinstance(write, ItemEnd) and not write.tokens
+    ends_without_reply = isinstance(write, ItemEnd) and not write.counts.total
     next_number = number if ends_without_reply else number + 1
     values = (write.item.id, number, part, errors, expiries, next_number)
     return await connection.fetch_row(SQL["advance"], values) is not None
@@ -141,15 +141,14 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
         await write_edits(
             connection, agent_row, _bind_to_exchange(end.merged, exchange_row), end.versions, end.now
         )
-        assert end.step is not None  # an item with a turn has its step
         step = RunStep(
             exchange_row=exchange_row,
             agent_row=agent_row,
             run_row=run.id,
             number=1,
-            begun=end.step.begun,
-            ended=end.step.ended,
-            counts=end.step.counts,
+            begun=end.began_at,
+            ended=end.now,
+            counts=end.turn_counts,
             stop=end.stop,
             error=end.stop if end.state is RunState.FAILED else None,
         )
