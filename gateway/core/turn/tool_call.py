@@ -105,7 +105,7 @@ class ToolCall:
         """Returns the call as a message carries it (without `index`, which belongs to streams)."""
         # The fields have the order in which they came, as for a client that puts the stream together itself.
         call = dict(self.fields)
-        if call.get("type") is None:
+        if not call.get("type"):  # some upstreams send "" after the first piece
             call["type"] = "function"
         if self.name or self.argument_pieces or self.function or call["type"] == "function":
             call["function"] = {**self.function, "name": self.name, "arguments": self.arguments_text}

@@ -91,6 +91,7 @@ class TestMessages:
         draft = draft_of(
             {"tool_calls": [{**first, "function": {"name": "f", "arguments": "{", "strict": True}}]},
             {"tool_calls": [{"index": 0, "id": "", "type": None, "function": {"arguments": "}"}}]},
+            {"tool_calls": [{"index": 0, "id": "", "type": "", "function": {"arguments": ""}}]},
         )
         assert draft.make_message(draft.calls)["tool_calls"] == [
             {
