@@ -46,5 +46,5 @@ def _assign_new_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str)
     used_ids = {*taken_ids}
     for n, call in enumerate(calls):
         if not call.id or call.id in used_ids:
-            call.fields["id"] = f"{prefix}_{n}"
+            call.new_id = f"{prefix}_{n}"
         used_ids.add(call.id)

@@ -83,6 +83,9 @@ class ClientView:
     # The client reads chat completions. The view shows the upstream's own bytes, even an event that cannot be read; so
     # the content type is the upstream's.
     speaks_chat: ClassVar[bool] = False
+    # The beginning of the ids of calls that the upstream gives no id, or the id of another call of the reply: the view
+    # needs an id for each call, and results name the call by it. "": the client gets the upstream's ids as they are.
+    call_id_prefix: str = ""
 
     def take(self) -> bytes:
         """Returns the bytes that may leave now, each once.

@@ -39,6 +39,7 @@ class MessageDraft(ReplyUsage):
     """The assistant message of one reply (choice 0), of which pieces may still come."""
 
     __slots__ = (
+        "_call_id_prefix",
         "_client_call_count",
         "_decided_count",
         "_fields",
@@ -50,7 +51,9 @@ class MessageDraft(ReplyUsage):
         "usage",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, call_id_prefix: str = "") -> None:
+        """Makes a message without deltas. call_id_prefix: `ClientView.call_id_prefix`."""
+        self._call_id_prefix = call_id_prefix
         # The fields in the order in which they came. A field with text has its pieces in `_texts`.
         self._fields: Json = {}
         self._texts: dict[str, list[str]] = {}
@@ -110,6 +113,10 @@ class MessageDraft(ReplyUsage):
         if call is None or _begins_next_call(entry, call):
             call = self._newest_by_index[key] = ToolCall(index)
             self.calls.append(call)
+            if self._call_id_prefix and (
+                not entry.get("id") or entry["id"] in [each.id for each in self.calls]
+            ):
+                call.new_id = f"{self._call_id_prefix}_{len(self.calls)}"
         call.add(entry)
         return call
 
@@ -128,7 +135,7 @@ class MessageDraft(ReplyUsage):
         for entry in entries:
             if isinstance(entry, dict):
                 call = self.add_call_piece(entry)
-                pieces.setdefault(call, []).append(entry)
+                pieces.setdefault(call, []).append({**entry, "id": call.new_id} if call.new_id else entry)
                 # Arguments come after the name, so the first of them shows that the name has ended.
                 if call.owner is CallOwner.UNKNOWN and gateway_tools:
                     function = entry.get("function")
@@ -137,7 +144,8 @@ class MessageDraft(ReplyUsage):
                         call, gateway_tools, is_complete=bool(call.name) and has_arguments
                     )
         if not gateway_tools:
-            return None
+            has_new_ids = any(call.new_id for call in pieces)
+            return [piece for call in pieces for piece in pieces[call]] if has_new_ids else None
         if is_over:
             for call in self.calls[self._decided_count :]:
                 if call.owner is CallOwner.UNKNOWN:
@@ -196,7 +204,7 @@ class MessageDraft(ReplyUsage):
                 client_pieces.extend({**entry, "index": call.client_index} for entry in pieces)
             else:
                 client_pieces.extend(pieces)
-                unchanged_count += len(pieces)
+                unchanged_count += 0 if call.new_id else len(pieces)
             call.is_sent = True
         return _ClientPieces(client_pieces, unchanged_count)
 
@@ -228,7 +236,7 @@ def _begins_next_call(entry: Json, call: ToolCall) -> bool:
     if call_id:
         # Some upstreams send parallel calls under one index, or without any. Under one index another id is not enough
         # to distinguish a new call from a piece with a new id; a name that comes with it is.
-        return bool(call.id and call_id != call.id and (name or index is None))
+        return bool(call.upstream_id and call_id != call.upstream_id and (name or index is None))
     # There is neither index nor id: a name after arguments begins the next call.
     return bool(index is None and name and call.name and call.argument_pieces)
 

@@ -73,7 +73,7 @@ class Round:
         # The headers of the reply.
         self.headers: tuple[Header, ...] = ()
         # The message, as far as it has come.
-        self.draft = MessageDraft()
+        self.draft = MessageDraft(view.call_id_prefix)
         # The events from the finish_reason on, which wait for the end.
         self.tail: list[ReplyEvent] = []
         # The upstream's event `[DONE]`.

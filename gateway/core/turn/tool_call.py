@@ -53,6 +53,7 @@ class ToolCall:
         "is_reindexed",
         "is_sent",
         "name",
+        "new_id",
         "owner",
         "piece_count",
     )
@@ -65,6 +66,8 @@ class ToolCall:
         # The fields of the call's function, without name and arguments.
         self.function: Json = {}
         self.name = ""
+        # The id that the gateway has given the call in place of the upstream's; "": the upstream's id stays.
+        self.new_id = ""
         # The pieces of the arguments' text.
         self.argument_pieces: list[str] = []
         # The party that runs the call.
@@ -80,6 +83,11 @@ class ToolCall:
 
     @property
     def id(self) -> str:
+        return self.new_id or self.upstream_id
+
+    @property
+    def upstream_id(self) -> str:
+        """The id that the upstream has given the call; "": none."""
         value = self.fields.get("id")
         return value if isinstance(value, str) else ""
 
@@ -94,7 +102,7 @@ class ToolCall:
         for key, value in entry.items():
             if key == "function":
                 if isinstance(value, dict):
-                    self._add_function(value, repeats_id=bool(entry.get("id")) and bool(self.id))
+                    self._add_function(value, repeats_id=bool(entry.get("id")) and bool(self.upstream_id))
             elif key == "id":
                 if value or "id" not in self.fields:  # some upstreams send "" after the first piece
                     self.fields["id"] = value
@@ -105,6 +113,8 @@ class ToolCall:
         """Returns the call as a message carries it (without `index`, which belongs to streams)."""
         # The fields have the order in which they came, as for a client that puts the stream together itself.
         call = dict(self.fields)
+        if self.new_id:
+            call["id"] = self.new_id
         if not call.get("type"):  # some upstreams send "" after the first piece
             call["type"] = "function"
         if self.name or self.argument_pieces or self.function or call["type"] == "function":

@@ -102,7 +102,7 @@ class GrowingBlocks:
         self._index = self._claim_index()
         block = {
             "type": "tool_use",
-            "id": _make_call_id(call.id, self._index),
+            "id": call.id,
             "name": call.name,
             "input": {},
         }
@@ -135,11 +135,6 @@ class GrowingBlocks:
         self._open_call = None
 
 
-def _make_call_id(upstream_id: str, index: int) -> str:
-    """Returns the id of a call. upstream_id: the upstream's id; "": the upstream has left the id out."""
-    return upstream_id or f"toolu_mnemogate_{index}"
-
-
 def render_blocks(message: Json) -> list[Json]:
     """Returns the blocks of a whole reply."""
     blocks: list[Json] = []
@@ -152,7 +147,7 @@ def render_blocks(message: Json) -> list[Json]:
         blocks.append(
             {
                 "type": "tool_use",
-                "id": _make_call_id(as_text(call.get("id")), len(blocks)),
+                "id": as_text(call.get("id")),
                 "name": as_text(function.get("name")),
                 "input": _render_input(function.get("arguments")),
             }

@@ -7,6 +7,7 @@ Messages of an upstream that speaks this dialect pass (`native_message`), and ch
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
@@ -49,6 +50,7 @@ class MessagesView(ClientView):
         self._buffer = EventBuffer(is_holding=bool(gateway_tools))
         # The first event, or whole reply, decides whether the message is native. One endpoint answers all rounds.
         self._message: TranslatedMessage | NativeMessage = TranslatedMessage(terms, self._buffer)
+        self.call_id_prefix = f"toolu_{secrets.token_hex(12)}"
         # The id of the reply; "": the upstream gives no id.
         self._id = ""
 

@@ -7,6 +7,7 @@ part to which it adds; a complete part, a complete item and the complete respons
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -77,6 +78,7 @@ class ResponsesView(ClientView):
         self._terms = terms
         self._response = GrowingResponse(terms, is_holding=is_holding)
         self._output = GrowingOutput(self._response)
+        self.call_id_prefix = f"call_{secrets.token_hex(12)}"
         # The logprobs of a reply that came whole.
         self._logprobs: list[Any] = []
         # The usage that the upstream has reported; None: it has reported none yet.

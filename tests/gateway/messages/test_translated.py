@@ -13,7 +13,7 @@ import pytest
 from gateway.core.conversation.wire_message import read_text as text_of_chat
 from gateway.tokens import choose_tokenizer
 from tests.doubles.upstream import ZEROS, Call, StrictUpstream, call_tools, fail, raw, say, uncounted
-from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of
+from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
 from tests.gateway.sdk import World, agent, remember
 from tests.rows import each_row
 
@@ -648,3 +648,40 @@ def test_an_agents_own_conversation_takes_the_new_message_alone(
     talk.messages.clear()
     talk.say("What is my cat called?")
     assert [m["role"] for m in upstream.last.messages] == ["system", "user", "assistant", "user"]
+
+
+@both_ways
+@pytest.mark.parametrize("upstream_id", [None, "", "weather"])
+def test_each_call_has_an_id_of_its_own(
+    world: World, upstream: StrictUpstream, upstream_id: str | None, stream: bool
+) -> None:
+    """Some servers give calls no id, or their function's name: clients name the results of all turns by ids."""
+    named: Json = {} if upstream_id is None else {"id": upstream_id}
+    cities = ("Rome", "Oslo")
+    calls = [
+        {
+            "index": n,
+            "type": "function",
+            "function": {"name": "weather", "arguments": orjson.dumps(city).decode()},
+        }
+        | named
+        for n, city in enumerate({"city": city} for city in cities)
+    ]
+    reply = say("", delta={"tool_calls": calls}, finish_reason="tool_calls")
+    talk = Talk(world, stream=stream, options={"tools": [WEATHER]})
+    made_ids = []
+    for question in ("Which is warmer?", "And now?"):
+        upstream.queue(reply, say("Rome."))
+        talk.messages.append({"role": "user", "content": question})
+        message = talk.complete()
+        talk.messages.append({"role": "assistant", "content": sent_again(message)})
+        results = [
+            {"type": "tool_result", "tool_use_id": call.id, "content": call.input["city"]}
+            for call in calls_of(message)
+        ]
+        made_ids += [call.id for call in calls_of(message) if call.id != upstream_id]
+        assert talk.say(results) == "Rome."
+        *_, asked, first, second = upstream.last.messages
+        assert [call["id"] for call in asked["tool_calls"]] == [first["tool_call_id"], second["tool_call_id"]]
+        assert (first["content"], second["content"]) == cities
+    assert len(set(made_ids)) == len(made_ids) == (2 if upstream_id else 4)

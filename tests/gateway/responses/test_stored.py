@@ -913,3 +913,27 @@ def test_a_response_follows_the_one_that_its_request_names(
     assert world.sdk.responses.retrieve(other.id).to_dict() == other.to_dict()
     respond(world, input="And?", previous_response_id=response.id, **named)
     assert [read_text(each) for each in upstream.last.messages] == [*texts, "Ok.", "And?"]
+
+
+@both_ways
+@pytest.mark.parametrize("upstream_id", [None, "", "weather"])
+def test_results_reach_calls_without_an_id_of_their_own(
+    world: World, upstream: StrictUpstream, upstream_id: str | None, stream: bool
+) -> None:
+    """Some servers give calls no id, or their function's name. The client names the calls by the ids that it got."""
+    calls = [WEATHER_CALL | {"index": index, "id": upstream_id} for index in range(2)]
+    if upstream_id is None:
+        for call in calls:
+            del call["id"]
+    upstream.queue(say("", delta={"tool_calls": calls}, finish_reason="tool_calls"), say("Fine."))
+    response = respond(world, input="The weather?", tools=[WEATHER], stream=stream)
+    assert shown(world.sdk.responses.retrieve(response.id)) == shown(response)
+    results: Any = [
+        {"type": "function_call_output", "call_id": call.call_id, "output": output}
+        for call, output in zip(response.output, ("sun", "rain"), strict=True)
+    ]
+    second = respond(world, input=results, previous_response_id=response.id, tools=[WEATHER], stream=stream)
+    assert second.output_text == "Fine."
+    *_, asked, first, last = upstream.last.messages
+    assert [call["id"] for call in asked["tool_calls"]] == [first["tool_call_id"], last["tool_call_id"]]
+    assert (first["content"], last["content"]) == ("sun", "rain")
