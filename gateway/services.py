@@ -38,6 +38,8 @@ from gateway.run.memory.profile_blocks import update_profile_blocks
 from gateway.run.native_chat import NativeChat
 from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
+from gateway.run.response_runs import ResponseRuns
+from gateway.run.response_services import ResponseServices
 from gateway.run.stored_agents import NoAgents, StoredAgents
 from gateway.run.turn_services import TurnServices, make_turn_limits
 from gateway.run.upstream.failover import Failover
@@ -235,15 +237,17 @@ class Services:
             limiter=limiter,
         )
         self.native_chat = NativeChat(self.chat)
-        self.background_responses = BackgroundResponses(
+        dialect = ShownResponses()
+        response_services = ResponseServices(
             store=store,
             chat=self.chat,
-            dialect=ShownResponses(),
+            dialect=dialect,
             now=now,
             receipts=self.accounting.receipts,
-            count_outcome=self.background.count_attempt,
             limiter=limiter,
+            runs=ResponseRuns(store, turn_services, dialect),
         )
+        self.background_responses = BackgroundResponses(response_services, self.background.count_attempt)
         self.accounting.meter.add_write_listener(self.background_responses.maker.drop_ended)
 
     def _make_operations(self) -> None:

@@ -22,25 +22,21 @@ from gateway.core.request.identity import Identity
 from gateway.core.usage.reported import PENDING_STATUSES
 from gateway.errors import Conflict
 from gateway.run.background.worker import UNLIMITED_TRIES, Worker, WorkerLimits
-from gateway.run.chat import Chat
 from gateway.run.event_log import load_events
 from gateway.run.memory.leases import make_lock_name
 from gateway.run.receipt import Receipt
-from gateway.run.receipts import Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_attempt import FORGOTTEN_ERROR
 from gateway.run.response_maker import MAX_ACCEPTED_RESPONSES, RESPONSE_JOB, ResponseMaker
-from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialect
+from gateway.run.response_runs import NewResponse
 from gateway.run.response_services import ResponseServices
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
-from gateway.run.usage.limiter import Limiter
 from storage.errors import NotFound, StaleWrite
 from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from storage.run_commands import EnqueuedResponse
 from storage.run_records import Run, RunState
-from storage.sql.store import Store
 
 # The most responses that are made at a time. It bounds the connections to upstreams, which each response holds for
 # minutes. Not measured: with fewer, responses wait longer in their queue.
@@ -65,47 +61,28 @@ class _AnsweredRequest(NamedTuple):
 class BackgroundResponses:
     """Accepts and shows responses in the background. One for the process."""
 
-    # The store of the responses.
-    store: Store
-    # Answers the requests.
-    chat: Chat
-    # Reads requests and renders responses.
-    dialect: ResponsesDialect
-    # Returns the seconds since the epoch.
-    now: Callable[[], float]
-    # Gets the receipts of attempts.
-    receipts: Receipts
+    # The services that make responses.
+    services: ResponseServices
     # Counts an attempt of a job, by its kind and outcome.
     count_outcome: Callable[[str, str], None]
-    # The limits that bound the requests.
-    limiter: Limiter
-    # The requests that were answered last, by their digest, the oldest answer first.
-    _answered_requests: dict[bytes, _AnsweredRequest] = field(default_factory=dict, init=False)
-    # Reads the runs of responses.
-    runs: ResponseRuns = field(init=False)
     # Makes the responses.
     maker: ResponseMaker = field(init=False)
+    # The requests that were answered last, by their digest, the oldest answer first.
+    _answered_requests: dict[bytes, _AnsweredRequest] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.runs = ResponseRuns(self.store, self.chat.turn_services, self.dialect)
-        self.maker = ResponseMaker(
-            ResponseServices(
-                store=self.store,
-                chat=self.chat,
-                dialect=self.dialect,
-                now=self.now,
-                receipts=self.receipts,
-                limiter=self.limiter,
-                runs=self.runs,
-            )
-        )
+        self.maker = ResponseMaker(self.services)
 
     def make_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns the tasks that perform responses until they are cancelled."""
         limits = WorkerLimits(
             concurrency=RESPONSES_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=10.0
         )
-        return [Worker(self.store.jobs, {RESPONSE_JOB: self.maker.perform}, limits, self.count_outcome).run()]
+        return [
+            Worker(
+                self.services.store.jobs, {RESPONSE_JOB: self.maker.perform}, limits, self.count_outcome
+            ).run()
+        ]
 
     # -- requests
 
@@ -136,13 +113,13 @@ class BackgroundResponses:
         shown_json = orjson.dumps(response.shown)
         with map_store_errors():
             try:
-                accepted = await self.store.responses.accept(
+                accepted = await self.services.store.responses.accept(
                     draft, agent.scope.project, RESPONSE_JOB, job_key, response.request, shown_json
                 )
             except StaleWrite:
-                self.store.agents.uncache(agent.scope)
+                self.services.store.agents.uncache(agent.scope)
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
-        reservation = self.limiter.pop_reservation(receipt) if accepted.is_new else None
+        reservation = self.services.limiter.pop_reservation(receipt) if accepted.is_new else None
         self.maker.note_accepted(accepted.run.id, request_context, reservation)
         # A digest that comes again moves to the end: the first one is dropped.
         self._answered_requests.pop(response.digest, None)
@@ -154,14 +131,14 @@ class BackgroundResponses:
     def find_accepted_tag(self, digest: bytes) -> str | None:
         """Returns the tag of a response that this process has lately accepted for the same request, if any."""
         answered_request = self._answered_requests.get(digest)
-        if answered_request is None or self.now() - answered_request.answered_at >= _RETRY_WINDOW_S:
+        if answered_request is None or self.services.now() - answered_request.answered_at >= _RETRY_WINDOW_S:
             return None
         return answered_request.tag
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response in the background, or None if this owner may read no such run."""
         with map_store_errors():
-            stored_response = await self.store.responses.find(owner.project, tag)
+            stored_response = await self.services.store.responses.find(owner.project, tag)
         if stored_response is None or not owner.may_read(stored_response.agent):
             return None
         return stored_response.run
@@ -169,7 +146,9 @@ class BackgroundResponses:
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
         with map_store_errors(), suppress(NotFound):
-            await self.store.runs.end_run(run.agent_row, run.id, RunState.CANCELLED, "cancelled", self.now())
+            await self.services.store.runs.end_run(
+                run.agent_row, run.id, RunState.CANCELLED, "cancelled", self.services.now()
+            )
         if (log := self.maker.logs.get(run.id)) is not None:
             log.cancel_turn()
 
@@ -182,16 +161,16 @@ class BackgroundResponses:
         """
         await self.cancel(run)
         with map_store_errors():
-            forget = self.store.forgetting.forget
-            has_begun = bool(await self.store.responses.load_turns(run.agent_row, run.id))
+            forget = self.services.store.forgetting.forget
+            has_begun = bool(await self.services.store.responses.load_turns(run.agent_row, run.id))
             if has_begun and run.state not in (RunState.COMPLETED, RunState.FAILED):
                 # Forgets nothing. It raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent_row, ForgetTarget())
-            rows = {*rows, *(turn.exchange.id for turn in await self.runs.load_turns(run))}
+            rows = {*rows, *(turn.exchange.id for turn in await self.services.runs.load_turns(run))}
             if rows:
                 await forget(run.agent_row, ForgetTarget(exchange_rows=[*rows], keeps_replaced=True))
             # The last step, so that a client can ask again after an error.
-            await self.store.responses.remove(run.agent_row, run.id)
+            await self.services.store.responses.remove(run.agent_row, run.id)
 
     async def follow_events(self, run: Run, after: int, shown_response: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number. The last event has the end of the response.
@@ -209,16 +188,16 @@ class BackgroundResponses:
                 if log is not None and not log.is_over:
                     async for event in log.read_after(after):
                         yield event
-                        if self.dialect.find_ended_response(event) is not None:
+                        if self.services.dialect.find_ended_response(event) is not None:
                             return
                     # Without an end in the log the attempt has failed, and another one follows.
                     after = max(after, log.next_number - 1)
                 # Loaded before the events are read: if the run is over here, all its events are stored.
-                current_run = await self.store.runs.find_run(run.agent_row, run.id)
-                async for number, event in load_events(self.store, run, after):
+                current_run = await self.services.store.runs.find_run(run.agent_row, run.id)
+                async for number, event in load_events(self.services.store, run, after):
                     after = number
                     yield event
-                    if self.dialect.find_ended_response(event) is not None:
+                    if self.services.dialect.find_ended_response(event) is not None:
                         return
                 if current_run is None or current_run.is_over:
                     break
@@ -228,15 +207,18 @@ class BackgroundResponses:
             # No attempt has written the end, or the events are not stored any more.
             ended_response = await self._render_ended_response(current_run, shown_response)
             yield (
-                self.dialect.render_whole_events(ended_response)
+                self.services.dialect.render_whole_events(ended_response)
                 if after < 0
-                else self.dialect.render_last_events(ended_response, after + 1)
+                else self.services.dialect.render_last_events(ended_response, after + 1)
             )
 
     async def _has_end(self, run: Run, event_number: int) -> bool:
         """Returns whether the event with a number is stored, and has the end of the response."""
-        async for event in load_events(self.store, run, event_number - 1):
-            return event.number == event_number and self.dialect.find_ended_response(event.data) is not None
+        async for event in load_events(self.services.store, run, event_number - 1):
+            return (
+                event.number == event_number
+                and self.services.dialect.find_ended_response(event.data) is not None
+            )
         return False
 
     async def _render_ended_response(self, run: Run | None, shown_response: Json) -> Json:
@@ -247,9 +229,9 @@ class BackgroundResponses:
         """
         if shown_response["status"] not in PENDING_STATUSES:
             return shown_response
-        stored_response = None if run is None else await self.runs.find_response(run)
+        stored_response = None if run is None else await self.services.runs.find_response(run)
         if stored_response is not None and stored_response["status"] not in PENDING_STATUSES:
             return stored_response
         if run is not None and run.state is RunState.FAILED:
-            return self.dialect.as_failed(shown_response, code=None, message=FORGOTTEN_ERROR)
-        return self.dialect.as_cancelled(shown_response)
+            return self.services.dialect.as_failed(shown_response, code=None, message=FORGOTTEN_ERROR)
+        return self.services.dialect.as_cancelled(shown_response)

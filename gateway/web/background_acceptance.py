@@ -52,7 +52,7 @@ async def _accept(
         )
         tag = _make_response_tag(scope, digest, admitted.agent.secret)
         response = _make_new_response(
-            call, chat_route, admitted, tag=tag, digest=digest, created_at=background.now()
+            call, chat_route, admitted, tag=tag, digest=digest, created_at=background.services.now()
         )
         accepted = await background.accept(
             response, admitted.agent, admitted.identity, request_context, receipt
