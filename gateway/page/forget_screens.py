@@ -551,7 +551,8 @@ def _make_heading(preview: ForgetPreview, name: str) -> str:
     if target.kind == "all":
         return f"Forget everything about {name}"
     if target.kind == "exchange":
-        return f"Forget message {target.id} and its reply"
+        others = "its reply" if preview.will_go.messages <= 2 else "what came with it"
+        return f"Forget message {target.id} and {others}"
     if target.kind == "version":
         label, version = VersionId.parse(target.id)
         return f"Forget version {version} of {label}"

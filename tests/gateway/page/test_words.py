@@ -915,8 +915,11 @@ def test_a_preview_counts_the_messages_of_a_long_list_that_came_with_one(operato
     chat = operator.world.chat(headers={"x-mnemogate-user": "alice"})
     chat.messages += [{"role": ("user", "assistant")[n % 2], "content": f"Number {n}."} for n in range(20)]
     chat.say("Number 20.")
-    shown = plain(page(operator, f"m/{memory_of(operator.world, 'alice').uid}/forget?message=3"))
+    memory = f"m/{memory_of(operator.world, 'alice').uid}"
+    shown = plain(page(operator, f"{memory}/forget?message=3"))
     assert "What came with it: 21 messages. “Ok.” Forget all of them" in shown
+    shown = plain(page(operator, f"{memory}/forget?exchange=3"))
+    assert "Forget message 1 and what came with it" in shown
 
 
 @pytest.mark.parametrize("target", ["message=1", "all=1"])
