@@ -23,7 +23,7 @@ class CallIndexer:
     """Adds the indices of one stream. A piece with an id or a name begins a call; others continue the last call."""
 
     def __init__(self) -> None:
-        # choice -> calls begun so far
+        # The number of calls that have begun, by the index of their choice.
         self._counts: dict[Any, int] = {}
 
     def add_index(self, event: Event) -> Event:

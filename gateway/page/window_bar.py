@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from gateway.run.admin.request_records import WindowPart, WindowRecord
 
-_BAR_CELLS = 50  # 2 % of a window each
+# The number of cells of a bar, each of 2 % of the window.
+_BAR_CELLS = 50
 
 
 class _PartLabel(NamedTuple):
@@ -35,6 +36,7 @@ class Cell(Struct, frozen=True):
 
     # The part of the window that fills the cell, or "free".
     part: str
+    # The letter of that part.
     letter: str
 
 

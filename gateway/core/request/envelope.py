@@ -27,8 +27,8 @@ _CONSUMED_NAMES: Final = frozenset((*_VENDOR_FIELDS, "metadata"))
 def list_consumed_fields(body: Mapping[str, Any], *, takes_metadata: bool) -> tuple[str, ...]:
     """Returns the names of the fields that do not go upstream.
 
-    takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own feature,
-    so the upstream judges its `metadata`.
+    takes_metadata: True if the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own
+        feature, so the upstream judges its `metadata`.
     """
     if _CONSUMED_NAMES.isdisjoint(body):
         return ()

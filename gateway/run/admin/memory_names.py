@@ -35,10 +35,11 @@ _NAME_WORD = re.compile(r"[^\W_]+")
 class MemoryOwner(Struct, frozen=True):
     """The memories that an operation is for: those of a project, or of a profile or subject in it."""
 
+    # The project of the memories.
     project: str
-    # None: any profile.
+    # The profile of the memories; None: any profile.
     profile: str | None = None
-    # None: any subject.
+    # The subject of the memories, such as "user:alice"; None: any subject.
     subject: str | None = None
 
     @property

@@ -21,6 +21,7 @@ from storage.run_records import TokenCounts
 
 _log = logging.getLogger("mnemogate")
 
+# The name of the embedder that runs in this process, in `memory.embedder`.
 LOCAL_EMBEDDER = "local"
 
 
@@ -62,8 +63,9 @@ class MeteredEmbedder:
         self.name = embedder.name
         # True: the embedder runs in this process.
         self.is_local = embedder.is_local
+        # The names of the embedder's upstream and of its model.
         self.upstream, _, self.model = embedder.name.partition("/")
-        # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: not made yet.
+        # The vectors of the baseline texts (gateway.core.memory.baseline_texts); None: not made yet.
         self.baseline: Sequence[bytes] | None = None
 
     async def warm(self) -> None:

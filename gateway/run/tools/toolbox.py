@@ -70,10 +70,12 @@ class ToolAnswer(Struct, frozen=True):
 
     @classmethod
     def load(cls, data: bytes) -> ToolAnswer:
+        """Returns the answer that `dump` has written."""
         return msgspec.json.decode(data, type=cls)
 
     @classmethod
     def failed(cls, content: str) -> ToolAnswer:
+        """Returns the answer of a call that has failed. content: the text that the model reads."""
         return cls(content, "error")
 
     @classmethod
