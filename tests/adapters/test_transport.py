@@ -29,7 +29,7 @@ from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport
 from tests.adapters.test_sse import DONES
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
-from tests.patience import PATIENCE_S, SHORT_S, comes
+from tests.patience import PATIENCE_S, SHORT_S, advance_loop, comes
 from tests.server import held_port
 
 SHORT = Timeouts(first_byte_s=SHORT_S, between_chunks_s=SHORT_S)
@@ -358,10 +358,13 @@ async def test_a_finished_reply_keeps_its_connection_when_closed(
 async def test_no_response_in_time_is_a_timeout_of_the_first_byte(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
-    transport.timeouts = SHORT
+    transport.timeouts = Timeouts(first_byte_s=2 * PATIENCE_S)
     upstream.queue(say("late", hold_before_headers=Gate()))
+    sending = asyncio.create_task(post(transport, upstream, chat()))
+    await comes(lambda: upstream.requests)
+    advance_loop(2 * PATIENCE_S)
     with pytest.raises(ProviderTimeout) as caught:
-        await post(transport, upstream, chat())
+        await sending
     assert caught.value.phase == "first byte"
     await upstream.last.gone.wait()
 
@@ -390,9 +393,10 @@ async def test_silence_within_the_reply_is_a_timeout_between_chunks(
 async def test_a_reply_that_trickles_is_bound_by_its_total(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
-    transport.timeouts = Timeouts(total_s=SHORT_S)
+    transport.timeouts = Timeouts(total_s=2 * PATIENCE_S)
     upstream.queue(say("One two three", hold_after={2: Gate()}))
     reply = await post(transport, upstream, chat(stream=True))
+    advance_loop(2 * PATIENCE_S)
     with pytest.raises(ProviderTimeout) as caught:
         async for _ in reply.chunks():
             pass
