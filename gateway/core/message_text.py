@@ -46,7 +46,7 @@ def without_text_before(message: Json, text: str) -> Json:
     return {**message, "content": parts}
 
 
-def with_texts_after(message: Json, texts: Sequence[str], text_kind: str = "text") -> Json | None:
+def with_texts_after(message: Json, texts: Sequence[str], text_kind: str) -> Json | None:
     """Returns a copy of a message with texts after its own; None: its content is neither a string nor a list.
 
     In a string an empty line separates the texts; in a list each text is a part of its own.

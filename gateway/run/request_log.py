@@ -109,7 +109,7 @@ class RequestLog:
                 self.now(), begun_request.project, logged_request.mode, status, receipt.clock.added_ms
             )
 
-    def list_in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
+    def list_in_flight(self, *, project: str | None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are as in `list_ended`."""
         requests = (
             _log_entry(request, receipt, status=None)

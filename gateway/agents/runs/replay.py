@@ -8,7 +8,7 @@ from adapters.types import EVENT_STREAM_HEADER, JSON_HEADER, Json
 from gateway.agents.runs.run import RunResult
 from gateway.core.conversation import wire_message
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.turn.chunks import make_chunks
+from gateway.core.turn.chunks import split_into_chunks
 from gateway.core.turn.client_view import ReplyEvent, ViewFactory
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.round import DONE_EVENT
@@ -24,7 +24,7 @@ async def replay(
     completion = _make_completion(request, result)
     view = make_view(TurnTerms())  # default terms, since no tools run
     if request.stream:
-        first, *others = make_chunks(completion, with_usage=request.wants_usage)
+        first, *others = split_into_chunks(completion, with_usage=request.wants_usage)
         view.begin(first)
         view.show(ReplyEvent(None, chunk=first))
         view.end([ReplyEvent(None, chunk=chunk) for chunk in others], None, DONE_EVENT)

@@ -75,7 +75,7 @@ class NoteDraft:
         query: str,
         shown_content: ShownContent,
         *,
-        is_order: bool = False,
+        is_order: bool,
     ) -> None:
         """Makes an empty note.
 

@@ -48,7 +48,7 @@ def extract_summary(
     *,
     max_tokens: int,
     finish_reason: str,
-    is_manual: bool = False,
+    is_manual: bool,
 ) -> str:
     """Returns the summary of an answer, as it is stored. Raises: UnusableSummary: the answer is no summary.
 

@@ -18,7 +18,7 @@ def make_chunk(body: Json) -> Json:
     return {**body, "object": "chat.completion.chunk", "choices": choices}
 
 
-def make_chunks(completion: Json, *, with_usage: bool) -> list[Json]:
+def split_into_chunks(completion: Json, *, with_usage: bool) -> list[Json]:
     """Returns a whole reply as a stream's chunks: one with the message, one with the finish reason, one with the usage.
 
     completion: a reply with one choice and its usage.

@@ -15,7 +15,7 @@ from adapters.types import NATIVE_REPLY, Header, Json
 from gateway.core.conversation.fillers import make_filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.memory.call_arguments import read_arguments
-from gateway.core.turn.chunks import make_chunks
+from gateway.core.turn.chunks import split_into_chunks
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import MessageDraft, join_messages
 from gateway.core.turn.spoken_text import SpokenText
@@ -168,7 +168,7 @@ class Round:
         if self.form is AS_BODY:
             return self.body
         completion = self._as_completion(self.draft.make_message(self.draft.calls))
-        chunks = make_chunks(completion, with_usage=self.draft.usage is not None)
+        chunks = split_into_chunks(completion, with_usage=self.draft.usage is not None)
         return b"".join([*(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks), DONE_EVENT])
 
     def resume(self, calls: Iterable[Json], unanswered_ids: Collection[str]) -> None:

@@ -207,14 +207,14 @@ class BackgroundServices:
     def makes_summaries(self) -> bool:
         return self.model is not None
 
-    def report_outdated_index(self, agent_row: int, messages: int | None = None) -> None:
+    def report_outdated_index(self, agent_row: int, messages: int | None) -> None:
         self.indexing.add(agent_row, messages)
 
     def report_pending_edits(self) -> None:
         self.maintenance.note_pending_edits()
 
     def report_stored_turn(
-        self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
+        self, agent_row: int, messages: int, sleeptime: Sleeptime | None, seq: int | None
     ) -> None:
         """Schedules the jobs for the messages of a turn."""
         # A process that owns its file counts all turns itself, so it needs no number to compare with.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.core.prompt.summary import SummaryPlan
 from gateway.core.prompt.summary_options import SummaryOptions
@@ -54,7 +55,7 @@ class CompactJob(
         "newest_summary_row": "newest",
     },
 ):
-    """The payload of a job. It is stored as JSON with the names of `rename`."""
+    """The payload of a job: a turn's `SummaryPlan`, stored as JSON with the names of `rename`."""
 
     # The row of the last exchange of the path.
     exchange_row: int
@@ -112,13 +113,7 @@ class Compactor:
 
     async def _enqueue(self, turn: CommittedTurn, summary_plan: SummaryPlan) -> None:
         """Enqueues the job. If the store fails, the next turn requests the summary again."""
-        payload = CompactJob(
-            turn.exchange_row,
-            summary_plan.retained_tokens,
-            summary_plan.max_tokens,
-            retained_messages=summary_plan.retained_messages,
-            newest_summary_row=summary_plan.newest_summary_row,
-        ).payload
+        payload = CompactJob(turn.exchange_row, **asdict(summary_plan)).payload
         agent = turn.agent
         conversation = str(turn.conversation_row)
         try:

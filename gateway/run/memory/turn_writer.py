@@ -45,7 +45,7 @@ class TurnEvents(Protocol):
     def makes_summaries(self) -> bool:
         """True: there is a model for summaries. Agents may have one of their own."""
 
-    def report_outdated_index(self, agent_row: int, messages: int | None = None) -> None:
+    def report_outdated_index(self, agent_row: int, messages: int | None) -> None:
         """Reports that the search index of a memory is outdated.
 
         messages: the number of messages that the index lacks; None: more than queries should read.
@@ -55,7 +55,7 @@ class TurnEvents(Protocol):
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
     def report_stored_turn(
-        self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
+        self, agent_row: int, messages: int, sleeptime: Sleeptime | None, seq: int | None
     ) -> None:
         """Reports a turn that is stored.
 

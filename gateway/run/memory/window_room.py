@@ -123,7 +123,7 @@ class WindowRoom:
         system_tokens = self._system_tokens if is_in_use else self._newer_system_tokens
         return self._fixed_tokens + system_tokens + self._count(cut.text)
 
-    def _make_budget(self, cut: SummaryCut | None = None) -> Budget:
+    def _make_budget(self, cut: SummaryCut | None) -> Budget:
         """Returns the tokens that the messages may take after this summary."""
         return plan_budget(
             self._context_tokens,

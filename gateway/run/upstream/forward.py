@@ -133,7 +133,7 @@ class Forwarder:
         return not all(self._providers[name].has_endpoint(path) for name in self._upstream_names)
 
     def is_translated_to_chat(
-        self, path: str, model: str | None, upstream_name: str | None, *, continues_here: bool = False
+        self, path: str, model: str | None, upstream_name: str | None, *, continues_here: bool
     ) -> bool:
         """Returns whether a request for a response is answered by way of chat completions.
 

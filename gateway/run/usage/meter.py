@@ -131,17 +131,13 @@ class Meter:
         tokens = 0
         cost = 0
         is_answered = not receipt.asks_model
+        agent_row = receipt.work_agent_row
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
-            if receipt.work_agent_row:
-                self.add_background(
-                    receipt.project,
-                    receipt.work_agent_row,
-                    call.upstream,
-                    call.model,
-                    call.estimate_used_counts(),
-                )
+            if agent_row:
+                counts = call.estimate_used_counts()
+                self.add_background(receipt.project, agent_row, call.upstream, call.model, counts)
                 continue
             counters = self._get_counters(receipt, call.upstream, call.model)
             counters[CALLS] += 1
@@ -234,10 +230,7 @@ class Meter:
         project: the project; "": a question to a memory, which no budget limits, and the memory's project is looked up.
         """
         key = _BackgroundKey(self._today, project, agent_row, upstream, model)
-        earlier_counts = self._background.get(key, _NO_TOKENS)
-        self._background[key] = TokenCounts(
-            earlier_counts.prompt + counts.prompt, earlier_counts.completion + counts.completion
-        )
+        self._background[key] = counts.plus(self._background.get(key, _NO_TOKENS))
 
     async def count_background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today, without questions. Raises: StoreError."""
