@@ -15,7 +15,7 @@ from gateway.run.admin.run_operations import RunOperations
 class RunListQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which runs are listed."""
 
-    # None: all runs.
+    # The state of the listed runs; None: all runs are listed.
     only: Literal["failed"] | None = None
 
 

@@ -59,7 +59,7 @@ class GatewayStep(Struct, frozen=True):
     tokens: int = 0
     # True: the step is a search that took too long.
     is_late: bool = False
-    # False: the step is a write that was not on disk when the reply ended.
+    # True: what the step wrote was on disk when the reply ended.
     is_durable: bool = True
 
 
@@ -146,7 +146,7 @@ class Receipt(Struct, eq=False, weakref=True):
     hides_usage: bool = False
     # The work that the receipt is for; None: the receipt is for a request.
     work: Work | None = None
-    # False: no model is called, as in a call over MCP, or work with a receipt of its own calls the model.
+    # True: the request calls a model; False: it calls none, as a call over MCP, or work with its own receipt does.
     asks_model: bool = True
     # The limits of the request.
     limits: LimitFacts = field(default_factory=LimitFacts)

@@ -33,7 +33,7 @@ class RoundRequests:
 
     # The request of the turn.
     call: ChatCall
-    # None: nothing is remembered of the turn.
+    # The memory of the turn; None: nothing is remembered of the turn.
     memory: TurnMemory | None
     # The prompt for the target that is asked.
     prompt: Prompt

@@ -321,7 +321,7 @@ class TraceSettings(Table, frozen=True):
 class UiSettings(Table, frozen=True):
     """The table [ui], about the page."""
 
-    # False: there is no page.
+    # True: the page is served.
     enabled: bool = True
     # True: the page is served over TLS, by a proxy before the gateway.
     https: bool = False

@@ -40,7 +40,7 @@ class RequestInfo:
     memory: str | None = None
     # The receipt of a request that an upstream may answer.
     receipt: Receipt | None = None
-    # None: the request is not traced.
+    # The place of the request in its trace; None: the request is not traced.
     trace_context: TraceContext | None = None
     # The bytes of the request's body that were read.
     bytes_in: int = 0

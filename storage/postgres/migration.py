@@ -51,7 +51,7 @@ class PostgresMigration(NamedTuple):
 class SchemaVersion(NamedTuple):
     """The version of a database's schema, and the programs that may run on it."""
 
-    # 0: the database has no schema.
+    # The version of the schema; 0: the database has no schema.
     version: int
     # The oldest program that may run on the schema, by the schema version that it knows.
     oldest_program: int

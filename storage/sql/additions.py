@@ -79,7 +79,7 @@ class ErasedPart(Struct, frozen=True):
 class ErasedPartReading:
     """The `ErasedPart` of one run of a forgetting, which the first page of the run reads."""
 
-    # None: the part was not read yet, or has nothing that can be quoted.
+    # The part; None: it was not read yet, or has nothing that can be quoted.
     part: ErasedPart | None = None
 
     async def find_part(self, connection: Connection, agent_row: int) -> ErasedPart | None:

@@ -34,7 +34,7 @@ class FileFindings(Struct, frozen=True):
     is_keyed: bool = False
     # True if accounts that are neither the file's owner nor in its group may read, write or execute the file.
     is_shared_with_others: bool = False
-    # None: a start leaves the schema as it is.
+    # The upgrade that a start makes; None: a start leaves the schema as it is.
     upgrade: SchemaUpgrade | None = None
 
 

@@ -50,7 +50,7 @@ class SavedFile(NamedTuple):
 
     # The new file, or the file that the folder had.
     file: StoredFile
-    # False: the folder had a file of this name, which stays as it is.
+    # True: the file is new; False: the folder had a file of this name, which stays as it is.
     is_new: bool
 
 

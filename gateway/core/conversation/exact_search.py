@@ -96,7 +96,7 @@ def _count_common_end(tree: Tree, exchange: Exchange, client_atoms: Sequence[Ato
 class _Rank(NamedTuple):
     """The fit of a stored exchange as the last stored reply in a list. The greater of two ranks fits better."""
 
-    # 0: the path of the exchange is the whole list. Else the value of `_measure_likeness`.
+    # The value of `_measure_likeness`; 0: the path of the exchange is the whole list.
     likeness: int
     # The path of the exchange is the whole list.
     is_whole: bool

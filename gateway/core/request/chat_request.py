@@ -120,7 +120,7 @@ class ChatRequest(Struct):
     follows_response: bool = False
     # The rows of the memories from which earlier messages of the list were read.
     memories: frozenset[int] = frozenset()
-    # False: a request that does not fit the window is refused; no message is left out.
+    # True: messages may be left out to fit the window; False: a request that does not fit is refused.
     may_evict: bool = True
     # The client gets an id for the reply, by which it reads the reply and goes on from it (a stored response).
     makes_response: bool = False

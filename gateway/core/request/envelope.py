@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from gateway.core.lenient import as_object
 
-# Field -> the types that its vendor sends. A value of another type belongs to another vendor's field of that name.
+# The types that a vendor sends, by the field. A value of another type belongs to another vendor's field of that name.
 _VENDOR_FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm
     "customer": (dict,),

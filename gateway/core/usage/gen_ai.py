@@ -17,7 +17,7 @@ from gateway.masks import mask_keys
 OTHER: Final = "other"
 # The failure of a call that its client broke off.
 CANCELLED_FAILURE: Final = "cancelled"
-# Path of a call -> the name of the operation in the conventions.
+# The names of operations in the conventions, by the paths of calls.
 _OPERATIONS: Final = {
     "/chat/completions": "chat",
     "/messages": "chat",
@@ -25,7 +25,7 @@ _OPERATIONS: Final = {
     "/completions": "text_completion",
     "/embeddings": "embeddings",
 }
-# Kind of an upstream -> the provider's name in the conventions, where the two differ.
+# The names of providers in the conventions, by the kinds of upstreams, where the two differ.
 _PROVIDERS: Final = {
     "azure": "azure.ai.openai",
     "gemini": "gcp.gemini",

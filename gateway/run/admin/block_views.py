@@ -36,14 +36,14 @@ class BlockPage(Struct, frozen=True):
     block: BlockRecord
     versions: tuple[VersionRecord, ...]
     next: str | None
-    # None: the block has no earlier version to compare with.
+    # The changes since the earlier version; None: the block has no earlier version to compare with.
     diff: BlockDiff | None
 
 
 class ChangedBlock(Struct, frozen=True):
     """The version that a block had at an earlier time, and the present one."""
 
-    # None: that version is forgotten, or the block was made later.
+    # The number of the earlier version; None: that version is forgotten, or the block was made later.
     before: int | None
     now: int
     # The text of the earlier version.

@@ -26,7 +26,7 @@ class KeyRecord(Struct, frozen=True):
     id: int
     # The name in lists of keys.
     name: str
-    # None: the key is an operator's, for all projects.
+    # The project that the key opens; None: the key is an operator's, for all projects.
     project: str | None
     # The first characters of the key.
     prefix: str

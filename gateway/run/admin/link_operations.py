@@ -31,7 +31,7 @@ class LinkRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a request for a link."""
 
     user: Annotated[str, Meta(min_length=1)]
-    # None: the project's default.
+    # The profile of the user's memory; None: the project's default profile.
     profile: str | None = None
     ttl_s: Annotated[int, Meta(ge=60, le=86_400)] = 3_600
     rights: tuple[Right, ...] = RIGHTS

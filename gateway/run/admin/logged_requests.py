@@ -16,7 +16,7 @@ from storage.sql.store import Store
 class LoggedRequests(Struct, frozen=True):
     """Finds requests of the log."""
 
-    # None: no process serves.
+    # The log of this process; None: the process serves no requests.
     log: RequestLog | None
 
     def find(self, memory: str | None, ids: Collection[str]) -> list[LoggedRequest]:

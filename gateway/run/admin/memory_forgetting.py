@@ -47,7 +47,7 @@ _log = logging.getLogger("mnemogate")
 class ForgetResult(Struct, frozen=True):
     """The end of a forgetting."""
 
-    # False: the forgetting goes on by itself, at once or when the store works again.
+    # True: the forgetting is over; False: it goes on by itself, at once or when the store works again.
     done: bool
     # True: the database has no old copies of the forgotten texts.
     swept: bool

@@ -14,7 +14,7 @@ from gateway.settings import DEFAULT_PROFILE
 from storage.operator_records import FoundMemory, NamedScope
 from storage.records import API_PROFILE, DEFAULT_PROJECT, Scope
 
-# Kind of an id -> kind of the subject, for memories of the agents API.
+# The kinds of subjects by the kinds of ids, for memories of the agents API.
 _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
 # A line of a memory block with the name of a person.

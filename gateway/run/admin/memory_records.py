@@ -51,7 +51,7 @@ class SourceRecord(Struct, frozen=True):
     kind: SourceKind
     # The number of the text in its memory.
     seq: int
-    # None: the text is forgotten.
+    # The text itself; None: the text is forgotten.
     text: str | None
     # The time at which it was stated.
     at: float | None

@@ -28,9 +28,9 @@ class Question(Struct, frozen=True):
 
     # The first words; None: the request has a tool's result, and no words.
     text: str | None
-    # The same question was asked before.
+    # True: the same question was asked before.
     is_again: bool = False
-    # The words were forgotten.
+    # True: the words were forgotten.
     is_forgotten: bool = False
 
 

@@ -50,9 +50,9 @@ class RequestOperations(Struct, frozen=True):
     """Explains requests. Its fields list them."""
 
     store: Store
-    # Older recalls are not shown.
+    # The time for which recalls are shown.
     retention: RecallRetention
-    # None: no process serves.
+    # The log of this process; None: the process serves no requests.
     log: RequestLog | None = None
 
     @property

@@ -68,7 +68,7 @@ class StepCall(Struct, frozen=True):
 
     tool: str
     arguments: str
-    # None: the tool has not answered yet, or the answer is forgotten.
+    # The answer of the tool; None: the tool has not answered yet, or the answer is forgotten.
     result: str | None
     state: _CallState
     # The event for which it waits; None: it does not wait.
@@ -80,9 +80,9 @@ class StepRecord(Struct, frozen=True):
 
     # From 1 on, in the order of the run.
     number: int
-    # In seconds since the epoch.
+    # The time of its beginning, in seconds since the epoch.
     begun: float
-    # None: it has not ended.
+    # The time of its end, in seconds since the epoch; None: it has not ended.
     ended: float | None
     model: str
     # Tokens of the prompt.

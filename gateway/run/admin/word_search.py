@@ -82,7 +82,7 @@ class FoundPeople(Struct, frozen=True):
     next: str | None
     # The number of people that this page has looked through.
     looked_through: int
-    # False: of some of them not all was looked through.
+    # True: all of their messages were looked through.
     is_complete: bool
 
 

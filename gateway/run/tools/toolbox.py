@@ -54,7 +54,7 @@ class ToolAnswer(Struct, frozen=True):
     changes: str = ""
     # The last text of each memory block in content and changes.
     shown: ShownBlocks = field(default_factory=dict)
-    # False: the call did not reach the tool, so that it may be made again.
+    # True: the call may have reached the tool; False: it did not, so that it may be made again.
     was_sent: bool = True
 
     def as_result(self, call_id: str) -> ToolResult:

@@ -25,7 +25,7 @@ class Endpoint(Struct):
     provider: Provider
     # The bounds of retries, failures and timeouts.
     policy: Policy
-    # False: callers bring their own key, so a limit that one caller has reached holds for no other caller.
+    # True: the gateway has the key; False: callers bring their own, so a limit that one has reached holds for no other.
     has_key: bool = True
     # The recent failures and limits, and the number of requests under way.
     health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)

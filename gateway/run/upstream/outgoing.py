@@ -80,7 +80,7 @@ class WholeBody(Protocol):
 class StreamedBody(Protocol):
     """A body that is still arriving."""
 
-    # None: the caller has announced no size.
+    # The size that the caller has announced, in bytes; None: none was announced.
     size_bytes: int | None
     # The error that ended the body early; None: no such error.
     error: Exception | None
