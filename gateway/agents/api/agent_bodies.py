@@ -31,6 +31,7 @@ from gateway.agents.wire.struct_fields import (
     NoEffect,
     Strings,
     check_size,
+    list_stored_fields,
     partly_honoured,
     refused,
 )
@@ -192,11 +193,8 @@ class CreateAgent(UpdateAgent):
 # -- the definition
 
 _WINDOW = WindowFields("message_buffer_limit", "message_buffer_min", ("body",))
-# The fields that are stored for the client, since they have no effect here, or some of their own fields have none.
-_STORED_FIELDS = (
-    "llm_config", "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner",
-    "max_reasoning_tokens", "max_files_open", "per_file_view_window_char_limit",
-)  # fmt: skip
+# The fields that are stored for the client as they came. Changes of `model_settings` are merged (`_merge_retained`).
+_STORED_FIELDS = [name for name in list_stored_fields(UpdateAgent) if name != "model_settings"]
 # The fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
 PLAIN_FIELDS = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},

@@ -49,9 +49,7 @@ class FoldersQuery(PageQuery):
 
 
 # The fields of a folder that are stored and shown again.
-_STORED_FIELDS = (
-    "description", "instructions", "metadata", "embedding", "embedding_chunk_size", "embedding_config"
-)  # fmt: skip
+_STORED_FIELDS = [name for name in CreateFolder.__struct_fields__ if name != "name"]
 
 
 def render_folder(folder: Definition) -> dict[str, Any]:

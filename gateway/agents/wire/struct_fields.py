@@ -166,7 +166,7 @@ def list_ignored_fields(body: msgspec.Struct) -> list[str]:
     """Returns the names of the fields that were sent and have no effect here, such as `hidden` or `blocks.hidden`."""
     names: dict[str, None] = {}
     for path, struct in _walk_structs(body):
-        for name, honoured in _list_ignored(type(struct)).items():
+        for name, honoured in list_stored_fields(type(struct)).items():
             value, dotted = getattr(struct, name), _join_path(path, name)
             if value is UNSET or value is None:
                 continue
@@ -233,7 +233,7 @@ def _list_refusals(struct_type: type[msgspec.Struct]) -> dict[str, str]:
 
 
 @cache
-def _list_ignored(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
+def list_stored_fields(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
     """Returns the fields that are only stored, each with the names that are honoured in it; None: no name is."""
     return {
         name: extra.get(_HONOURED)
