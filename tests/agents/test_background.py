@@ -17,7 +17,7 @@ import pytest
 from letta_client import APIStatusError, BadRequestError, NotFoundError, RateLimitError
 from letta_client.types.agents import Run
 
-from gateway.agents.runs.background import remote_runs, run_service
+from gateway.agents.runs.background import run_follower, run_service
 from gateway.agents.runs.background.run_follower import RunFollower
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.background.run_recovery import RunRecovery
@@ -806,7 +806,7 @@ def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_en
 def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_runs, "_WAIT_FOR_REST_S", 0.0)
+    monkeypatch.setattr(run_follower, "_WAIT_FOR_REST_S", 0.0)
     agent = world.agent()
     world.upstream.queue(say("One.", tokens=["One", "."]))
     asked: Any = {"streaming": True, "stream_tokens": True, "background": True}

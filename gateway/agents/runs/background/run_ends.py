@@ -1,6 +1,6 @@
-"""The ends of runs, of which all processes notify each other.
+"""The ends of runs. A process that ends a run notifies all processes that share the database.
 
-Where gateways share a database, any of them may perform a background run.
+A caller may wait in one process for a background run that another process performs.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class RunEnds:
 
     def notify(self, run: Run) -> None:
         """Notifies all processes that a run has ended."""
-        self._store.database.notify(RUNS, f"{run.uid} {run.id}")
-        self._note_end(run.uid)
+        self._store.database.notify(RUNS, run.uid)
+        self._handle_end(run.uid)
 
     def mark_awaited(self, run: Run) -> AbstractContextManager[None]:
         """Marks a run as one that a request waits for: a gateway that stops performs it nevertheless."""
@@ -79,14 +79,19 @@ class RunEnds:
             await self.wait_for_end(run)
 
     def _on_notification(self, payload: str | None) -> None:
-        """Notes the end of a run. payload: the text that `notify` sends; None: notifications may have been lost."""
+        """Handles a notification of any process.
+
+        payload: the text that `notify` sends; None: notifications may have been lost.
+        """
         if payload is None:
             for callback in self._loss_callbacks:
                 callback()
         else:
-            self._note_end(payload.partition(" ")[0])
+            # An earlier version sends the row of the run after the uid.
+            self._handle_end(payload.partition(" ")[0])
 
-    def _note_end(self, uid: str) -> None:
+    def _handle_end(self, uid: str) -> None:
+        """Calls the listeners, and wakes the callers that wait for the end of the run."""
         for callback in self._end_callbacks:
             callback(uid)
         if (event := self._events.pop(uid, None)) is not None:
