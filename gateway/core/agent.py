@@ -59,18 +59,18 @@ class AgentSpec(Struct, frozen=True):
     model: str | None = None
     # The upstream of that model; None: the model's name decides.
     upstream: str | None = None
-    # A caller named the model, not the settings: a closed list of models holds for it.
+    # True: a caller named the model, not the settings: a closed list of models holds for it.
     has_callers_model: bool = False
     # The context window of the agent's model in tokens; None: the window of the upstream's settings.
     context_window: int | None = None
-    # Memory tools go to the model even if the client has no tools of its own.
+    # True: memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
     # The source of the conversation's history. full: the client's list, completed from memory. append: the stored
     # conversation, to which the client sends only new messages. client: the client's list alone.
     history: Literal["full", "append", "client"] = "full"
-    # The memory section is rendered again with each request.
+    # True: the memory section is rendered again with each request.
     rebuilds_section: bool = False
-    # Messages that leave the window are summarised.
+    # True: messages that leave the window are summarised.
     summarises: bool = True
     # The memory blocks with which a new user begins, in the order in which they stand in the prompt.
     blocks: tuple[Block, ...] = ()

@@ -31,7 +31,7 @@ class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where: Literal["user", "system"] = "user"
     # The request's use of memory.
     memory: Literal["off", "read"] = "off"
-    # The words are written in the user's place, and are in no later list.
+    # True: the words are written in the user's place, and are in no later list.
     is_passing: bool = False
 
     @property
@@ -80,8 +80,8 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: str
     # The text after the question.
     after: str
-    # The template ends the message: the question follows the last `before`, and a message that goes on after `after`
-    # only quotes the template. Otherwise the question follows the first `before`.
+    # True: the template ends the message: the question follows the last `before`, and a message that goes on after
+    # `after` only quotes the template. Otherwise the question follows the first `before`.
     is_last: bool = True
 
     def read_question(self, text: str) -> str:

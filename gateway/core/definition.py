@@ -53,7 +53,7 @@ class Sleeptime(_Stored, frozen=True):
     agents: tuple[str, ...] = ()
     # The number of turns after which a run is due; None: each turn makes a run due.
     frequency: int | None = SLEEP_EVERY
-    # A run is due when the conversation rests, whatever the number of turns.
+    # True: a run is due when the conversation rests, whatever the number of turns.
     at_rest: bool = False
 
     @property
@@ -74,7 +74,7 @@ class AgentDefinition(_Stored, frozen=True):
     description: str | None = None
     # The application's own fields.
     metadata: dict[str, Any] = field(default_factory=dict)
-    # Lists leave the agent out.
+    # True: lists leave the agent out.
     hidden: bool = False
     # `<upstream>/<model>` or `<model>`; None: the gateway's first model.
     model: str | None = None
@@ -90,7 +90,7 @@ class AgentDefinition(_Stored, frozen=True):
     most_messages: int | None = None
     # The fewest messages that stay in the window when it is cut; None: half of the most.
     least_messages: int | None = None
-    # Each turn of the user begins with an empty window.
+    # True: each turn of the user begins with an empty window.
     clears: bool = False
     # The IANA time zone of the dates that the model reads.
     timezone: str = "UTC"
@@ -98,11 +98,11 @@ class AgentDefinition(_Stored, frozen=True):
     compaction: dict[str, Any] = field(default_factory=dict)
     # Chat messages with which a conversation begins.
     initial_messages: tuple[dict[str, Any], ...] = ()
-    # The memory section is rendered again before each call of the model.
+    # True: the memory section is rendered again before each call of the model.
     rebuilds: bool = False
     # The most tokens of a note; None: the value of the settings.
     recall_tokens: int | None = None
-    # Facts are learned from the agent's conversations.
+    # True: facts are learned from the agent's conversations.
     learns: bool = False
     # The filler before a tool; None: that of the agent's kind.
     filler: Filler | None = None
@@ -127,9 +127,9 @@ class ToolDefinition(_Stored, frozen=True):
     source: str = ""
     # A text for people.
     description: str | None = None
-    # A person must approve each call.
+    # True: a person must approve each call.
     needs_approval: bool = False
-    # Calls of the tool may run at the same time.
+    # True: calls of the tool may run at the same time.
     is_parallel: bool = False
     # The most characters of a result that the model gets.
     result_chars: int = 50_000
@@ -181,7 +181,7 @@ class ConversationDefinition(_Stored, frozen=True):
     summary: str | None = None
     # A description of the conversation, for people.
     description: str | None = None
-    # Lists leave the conversation out.
+    # True: lists leave the conversation out.
     hidden: bool = False
     # The time at which the conversation was archived, in seconds since the epoch; None: not archived.
     archived: float | None = None

@@ -38,7 +38,8 @@ class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     what: str = ""
     since: str = ""
     until: str = ""
-    # Only entries of today are listed, whatever `since` and `until` say: the button is in the form that sends them.
+    # True: only entries of today are listed, whatever `since` and `until` say: the button is in the form that sends
+    # them.
     today: bool = False
 
 

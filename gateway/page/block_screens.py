@@ -87,7 +87,7 @@ class _RemainingTexts(Struct, frozen=True):
     """Other texts that still have the words that led to the screen, or those that a correction took out."""
 
     texts: Remaining
-    # The words were taken out of the block, and by no undo: they are wrong.
+    # True: the words were taken out of the block, and by no undo: they are wrong.
     is_taken_out: bool
 
 

@@ -58,7 +58,7 @@ class AddFactForm(Struct, frozen=True, forbid_unknown_fields=True):
     resumed: ClassVar = {"always": "always", "back": "back"}
 
     text: str
-    # The fact is shown to the model before each reply.
+    # True: the fact is shown to the model before each reply.
     always: bool = False
     # The screen to go on with from the fact's own screen, relative to /ui/.
     back: str = ""
@@ -69,7 +69,7 @@ class FactQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     # The screen to go on with, relative to /ui/, where a fact was added on the way to it; "": none.
     back: str = ""
-    # The fact was just typed, and has the text of an earlier fact by that: no correction was taken back.
+    # True: the fact was just typed, and has the text of an earlier fact by that: no correction was taken back.
     typed: bool = False
     # The words of a search for what is wrong, which led here; "": nothing was searched for.
     words: str = ""
@@ -79,7 +79,7 @@ class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
     """The text that the fact should have."""
 
     text: str
-    # The text is that of the fact before, which the visitor did not type.
+    # True: the text is that of the fact before, which the visitor did not type.
     undo: bool = False
 
 

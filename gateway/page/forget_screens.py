@@ -205,7 +205,7 @@ class _NextLink(NamedTuple):
     # Relative to /ui/.
     path: str
     name: str
-    # It leads to the next item of a list.
+    # True: it leads to the next item of a list.
     is_to_next: bool = False
 
 

@@ -33,7 +33,7 @@ class PeopleWordsQuery(
 
     page_limit: ClassVar[int] = MAX_PEOPLE
     q: str = ""
-    # People were searched by these words as a name first, and none has it.
+    # True: people were searched by these words as a name first, and none has it.
     is_no_name: bool = False
     # The number of memories that the pages before have searched.
     searched_before: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0

@@ -86,7 +86,7 @@ class LimitFacts(Struct):
 
     # Their `x-ratelimit-*` headers, which replace the upstream's.
     headers: Sequence[Header] = ()
-    # A limit has refused the request.
+    # True: a limit has refused the request.
     is_refused: bool = False
     # The id of the limit that has refused the request, or had another model answer it; 0: no limit has.
     limit_id: int = 0
@@ -105,11 +105,11 @@ class MemoryFacts(Struct):
     mode: str = "on"
     # The number of hits in the note.
     recalled: int = 0
-    # A record of why the hits were recalled is stored with the turn.
+    # True: a record of why the hits were recalled is stored with the turn.
     has_recall_record: bool = False
     # The turn's part of its `TurnName`; None: no client may refer to the turn.
     turn: str | None = None
-    # The turn repeats a turn off the record, so its text is not stored.
+    # True: the turn repeats a turn off the record, so its text is not stored.
     is_off_record: bool = False
     # The row of the exchange as which the turn was stored before its reply ended; 0: not known.
     exchange_row: int = 0
@@ -142,7 +142,7 @@ class Receipt(Struct, eq=False, weakref=True):
     steps: list[GatewayStep] = field(default_factory=list)
     # The facts of the prompt for the next call of an upstream.
     prompt: PromptFacts = NO_PROMPT
-    # The next stream is asked for its usage, though the client did not ask for usage.
+    # True: the next stream is asked for its usage, though the client did not ask for usage.
     hides_usage: bool = False
     # The work that the receipt is for; None: the receipt is for a request.
     work: Work | None = None
@@ -154,7 +154,7 @@ class Receipt(Struct, eq=False, weakref=True):
     memory: MemoryFacts = field(default_factory=MemoryFacts)
     # The status of the reply; 0: there was none.
     status: int = 0
-    # The gateway has cut the reply when it stopped.
+    # True: the gateway has cut the reply when it stopped.
     is_cut: bool = False
     # The `x-mnemogate-*` headers of the reply. A header that is None is not sent.
     headers: dict[str, str | None] = field(default_factory=dict)

@@ -44,7 +44,7 @@ _RESULT_REMOVALS: Sequence[Removal] = (remove_last_results, remove_earlier_resul
 class RefusedParts:
     """The parts that are left out of one turn; none at first."""
 
-    # Each step of the turn is saved.
+    # True: each step of the turn is saved.
     saves_steps: bool
     # The removals that are made in each prompt, in this order.
     _removals: tuple[Removal, ...] = field(default=(), init=False)

@@ -63,7 +63,7 @@ class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
     recalled: int
     # The tokens of the note with them.
     recalled_tokens: int
-    # The record that explains the recall is stored with the turn.
+    # True: the record that explains the recall is stored with the turn.
     has_recall_record: bool
     # The exchange of the turn, which is an earlier exchange if the request was sent before; 0: it is not known.
     exchange_row: int

@@ -39,7 +39,7 @@ class PromptFacts(Struct, frozen=True):
     injected_tokens: int = 0
     # The tokens of the conversation that memory left out.
     evicted_tokens: int = 0
-    # The prompt has a summary.
+    # True: the prompt has a summary.
     is_compacted: bool = False
     # The most tokens that the model may write after it.
     max_tokens: int | None = None

@@ -163,7 +163,7 @@ class ShownExchange(NamedTuple):
     # With the fields that decide which of its messages are shown, and without its place on a path.
     exchange: Exchange
 
-    # Another conversation opened with the same prefix.
+    # True: another conversation opened with the same prefix.
     prefix_is_shared: bool
     # The number of the message before it; None: there is none.
     previous_seq: int | None

@@ -42,7 +42,7 @@ class ExportQuery(UrlQuery):
 
     # The conversation to export; default: the agent's own conversation.
     conversation_id: Maybe[str] = UNSET
-    # The file is written without the messages.
+    # True: the file is written without the messages.
     scrub_messages: bool = False
     use_legacy_format: bool = False
     max_steps: NoEffect[int] = UNSET

@@ -50,7 +50,7 @@ class Paging(Struct, frozen=True):
     is_newest_first: bool = True
     # Returns a query with its cursors in the order of the list. By default they are in this order.
     read_cursors: CursorReader = field(default=lambda query: query)
-    # The rows of a page are returned oldest first, even if the page is from the newest end.
+    # True: the rows of a page are returned oldest first, even if the page is from the newest end.
     is_shown_oldest_first: bool = False
 
     def make_list_query(self, query: PageQuery) -> PageQuery:

@@ -29,11 +29,11 @@ class PingingSink:
     ping: bytes = b":\n\n"
     # The headers of a reply that begins with a ping.
     headers: Sequence[tuple[str, str]] = (EVENT_STREAM_HEADER,)
-    # Bytes of the reply itself were sent; pings do not count.
+    # True: bytes of the reply itself were sent; pings do not count.
     has_started: bool = False
-    # Status and headers were set, by the reply or by a ping.
+    # True: status and headers were set, by the reply or by a ping.
     _has_head: bool = field(default=False, init=False)
-    # Bytes of the reply were sent since the last ping was due.
+    # True: bytes of the reply were sent since the last ping was due.
     _wrote: bool = field(default=False, init=False)
     # The task that sends pings; None: no pings are sent.
     _pinging: asyncio.Task[None] | None = field(default=None, init=False)

@@ -288,7 +288,7 @@ class RunStream:
     run: Run
     # The number of the last event that the client has; 0: it has none.
     after_number: int = 0
-    # Pings are sent while the run has no event.
+    # True: pings are sent while the run has no event.
     sends_pings: bool = True
     # The headers of the reply.
     headers: Mapping[str, str] = field(default_factory=dict)

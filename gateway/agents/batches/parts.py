@@ -55,7 +55,7 @@ class FailedRequest(StrEnum):
 class SubmissionFailure(Struct, frozen=True):
     """A failed submission of a part."""
 
-    # The provider has certainly not made the part, so the next submission gets another mark.
+    # True: the provider has certainly not made the part, so the next submission gets another mark.
     refused: bool
     # The earliest time of the next submission that the provider allows, in seconds since the epoch; 0.0: any time.
     until: float = 0.0
@@ -87,7 +87,7 @@ class ProviderPart:
     deleted: set[int] = field(default_factory=set)
     # The time when all results of the part were read; 0.0: the part was not submitted; None: the part goes on.
     over_at: float | None = None
-    # The provider's queue was full.
+    # True: the provider's queue was full.
     found_no_room: bool = False
     # The time of the next poll, by the loop's clock. Not in the journal, since an attempt begins when it is due.
     next_poll: float = 0.0

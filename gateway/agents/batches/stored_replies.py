@@ -39,7 +39,7 @@ class StoredReplies:
     replies: Sequence[bytes]
     # The error in place of the next reply; None: the reply is not stored yet.
     failure: ProviderError | None = None
-    # The request for the next reply is to be made.
+    # True: the request for the next reply is to be made.
     composes: bool = False
     # The request for the next reply; None: it is not made yet.
     request: ModelRequest | None = None

@@ -17,7 +17,7 @@ class CallDecision(Struct, frozen=True):
     # The id of the call; None: all calls that wait for a person. A denial without an id is also of the calls that wait
     # for the client.
     call_id: str | None
-    # The call is allowed. A call that the client would run can be denied as well.
+    # True: the call is allowed. A call that the client would run can be denied as well.
     approve: bool = True
     # The reason for a denial; None: the person gave none.
     reason: str | None = None

@@ -47,9 +47,9 @@ class AgentKind(Struct, frozen=True):
     style: SpeakingStyle
     # The built-in tools that a new agent has.
     tools: tuple[str, ...] = ()
-    # A new agent gets a rule for each of these tools, by which its turn ends or goes on after the tool.
+    # True: a new agent gets a rule for each of these tools, by which its turn ends or goes on after the tool.
     has_rules: bool = False
-    # The window is emptied before each user message.
+    # True: the window is emptied before each user message.
     clears: bool = False
     # The most messages of the window; None: no bound.
     most_messages: int | None = None

@@ -46,13 +46,13 @@ class JudgedCall(Struct, frozen=True):
 
     # The name of the call's tool.
     name: str
-    # The call was allowed, and its tool was called.
+    # True: the call was allowed, and its tool was called.
     has_run: bool = True
-    # The arguments are JSON.
+    # True: the arguments are JSON.
     is_readable: bool = True
-    # The result is an error, or the call was not run.
+    # True: the result is an error, or the call was not run.
     has_failed: bool = False
-    # The model requested another step, or the client gave the result and waits for the answer.
+    # True: the model requested another step, or the client gave the result and waits for the answer.
     goes_on: bool = False
 
 
@@ -66,7 +66,7 @@ class _Limit(Struct, frozen=True):
     names: frozenset[str]
     # The reason why other tools may not be called, as the model reads it.
     reason: str
-    # The model must call one of these tools.
+    # True: the model must call one of these tools.
     must_call: bool = False
     # The arguments that the rule sets, by tool.
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

@@ -45,7 +45,7 @@ class Wait:
     waiter: Waiter
     # The queue of the conversation in which the other agent answers.
     queue: QueueName
-    # The answer has come, or the turn has given up.
+    # True: the answer has come, or the turn has given up.
     is_over: bool = False
 
 

@@ -74,7 +74,7 @@ class NewAgent(AgentParts, frozen=True):
     own_blocks: Sequence[BlockDraft] = ()
     # The names of further tools, which come before `tools`.
     tool_names: Sequence[str] = ()
-    # The agent gets the built-in tools of its kind.
+    # True: the agent gets the built-in tools of its kind.
     has_base_tools: bool = True
     # The agent has rules for its built-in tools; None: it has them if its kind has.
     has_base_rules: bool | None = None

@@ -80,7 +80,7 @@ class Sender(Struct, frozen=True):
     waiter: Waiter
     # The headers and fields of the sender's request that the requests of the other agents get.
     forwarded: Forwarded
-    # The turn is a background run, which occupies a slot of the worker.
+    # True: the turn is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
     # The row of the turn's run; None: the turn is no run.
     run_row: int | None = None

@@ -51,7 +51,7 @@ class UnreadBatch(Struct, frozen=True):
 
     # The part of the memory with these messages.
     span: ReadSpan
-    # The memory has more to be read after the span.
+    # True: the memory has more to be read after the span.
     is_more: bool
     # The message for the agent; "" if the span has no words for a model.
     text: str = ""

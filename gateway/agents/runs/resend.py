@@ -37,9 +37,9 @@ class EarlierSend(Struct, frozen=True):
     run: Run
     # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
-    # The earlier send is answered, so nothing is sent upstream.
+    # True: the earlier send is answered, so nothing is sent upstream.
     is_answered: bool
-    # A model that is asked now would not answer the stored messages of the send, so they are stored again.
+    # True: a model that is asked now would not answer the stored messages of the send, so they are stored again.
     needs_messages: bool
 
 
@@ -50,7 +50,7 @@ class _EndedRun(Struct, frozen=True):
     run: Run
     # The exchanges of the run's steps. If the run is completed, the exchange with its last results follows.
     exchanges: tuple[Exchange, ...]
-    # A part of its last reply was sent to the client.
+    # True: a part of its last reply was sent to the client.
     is_cut: bool
     # The run's first exchange and the exchanges that it replaced, newest first.
     first_exchanges: Sequence[Exchange]

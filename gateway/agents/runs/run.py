@@ -46,7 +46,7 @@ class SendFields(Struct, frozen=True, kw_only=True):
     client_tools: tuple[Json, ...] = ()
     # The most steps of the run.
     max_steps: int = DEFAULT_MAX_STEPS
-    # The request is refused while calls wait for answers, since a message would deny these calls.
+    # True: the request is refused while calls wait for answers, since a message would deny these calls.
     spares_pauses: bool = False
     # The model that replaces the agent's own for this send; None: none does.
     model: str | None = None
@@ -69,7 +69,7 @@ class RunRequest(SendFields, frozen=True):
     conversation_name: str = DEFAULT_CONVERSATION
     # The client's id of this request, which a resent request has as well; None: the client gives no id.
     otid: str | None = None
-    # The client's library marks the request as a retry.
+    # True: the client's library marks the request as a retry.
     is_retry: bool = False
     # Headers and fields of the client's request that are passed to the upstream.
     forwarded: Forwarded = field(default_factory=Forwarded)
@@ -104,7 +104,7 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
     identity: Identity
     # The upstreams and models that are asked, in their order.
     route: Route
-    # The client reads each step as separate messages; otherwise all steps are one reply.
+    # True: the client reads each step as separate messages; otherwise all steps are one reply.
     shows_steps: bool
     # The texts of the last reply before this send, as the client of a chat completion has it; None: the client of the
     # agents API sends no earlier replies.
@@ -128,7 +128,7 @@ class RunStart(Struct, frozen=True):
     first_seq: int
     # The number of the step's reply, which is stored already if the run goes on with the reply's calls.
     reply_seq: int
-    # The run goes on with the calls of a stored step.
+    # True: the run goes on with the calls of a stored step.
     is_resumed: bool = False
     # The names of the tools of these calls, by the ids of the calls.
     tool_names: Mapping[str, str] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class RunResult(Struct, frozen=True):
     agent: Agent
     # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
-    # An earlier send of the same request was answered, so nothing was sent upstream.
+    # True: an earlier send of the same request was answered, so nothing was sent upstream.
     is_repeat: bool = False
     # The HTTP status of the reply.
     status: int = 200

@@ -47,7 +47,7 @@ class StepResult(Struct, frozen=True):
     stop: str | None = None
     # The class of the error, as in `RunStep`.
     error: str | None = None
-    # The upstream refused the messages of the step, and would refuse them again.
+    # True: the upstream refused the messages of the step, and would refuse them again.
     is_refused: bool = False
     # The message of the error that ended the run, which may quote the user; "": there was no error.
     error_message: str = ""

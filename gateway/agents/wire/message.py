@@ -36,7 +36,7 @@ class Showing(Struct, frozen=True):
     speaking_tool: str | None = msgspec.field(name="speaks", default="send_message")
     # The argument of this tool that has the text.
     text_argument: str = msgspec.field(name="argument", default="message")
-    # Summaries of the conversation are shown as well.
+    # True: summaries of the conversation are shown as well.
     shows_summaries: bool = msgspec.field(name="summaries", default=False)
 
     def shows(self, message_type: str) -> bool:

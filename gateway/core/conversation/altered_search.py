@@ -32,7 +32,7 @@ class _Agreement(NamedTuple):
     # The number of exchanges that agree one after the other, minus the exchanges that only the path or only the list
     # has.
     score: int
-    # The path has the same questions as the list.
+    # True: the path has the same questions as the list.
     is_equal: bool
 
 

@@ -67,9 +67,9 @@ class _Inputs(NamedTuple):
 
     # The span of the messages in the list.
     span: MessageSpan
-    # The messages are the inputs of the exchange.
+    # True: the messages are the inputs of the exchange.
     fits: bool
-    # The messages came back as they are stored.
+    # True: the messages came back as they are stored.
     is_as_stored: bool
 
 

@@ -98,7 +98,7 @@ class _Rank(NamedTuple):
 
     # The value of `_measure_likeness`; 0: the path of the exchange is the whole list.
     likeness: int
-    # The path of the exchange is the whole list.
+    # True: the path of the exchange is the whole list.
     is_whole: bool
     # `is_whole`, and either the next message of the list has followed the exchange before, or nothing follows it yet.
     # Only for a whole path: "go on", "Ok." and "why?" may follow each other twice, so the next message of a list

@@ -21,7 +21,8 @@ class Content(NamedTuple):
     full_reply: list[WireMessage] | None = None
     # Ids of the calls in `full_reply` that the gateway ran itself.
     gateway_call_ids: frozenset[str] = frozenset()
-    # The exchange is a step of a run: `full_reply` goes upstream as it is, and `shown_reply` only went to the reader.
+    # True: the exchange is a step of a run: `full_reply` goes upstream as it is, and `shown_reply` only went to the
+    # reader.
     is_step: bool = False
 
 

@@ -29,7 +29,7 @@ class Query(Struct, frozen=True):
 
     # The client's messages.
     listing: HashedList
-    # The client gave a conversation id.
+    # True: the client gave a conversation id.
     is_named: bool
     # The request's use of memory.
     mode: MemoryUse
@@ -39,13 +39,13 @@ class Query(Struct, frozen=True):
     idle_s: float
     # Decides whether the list is matched, or continues the head of the stored conversation.
     kind: ConversationKind = ConversationKind.CLIENT
-    # The client sends its new message once more; read in append mode alone.
+    # True: the client sends its new message once more; read in append mode alone.
     is_retry: bool = False
     # The row of the named conversation; None: the conversation has not begun, or has no name.
     conversation_row: int | None = None
     # The upstream and the model that will answer.
     model: str = ""
-    # The reply becomes a response with an id, so the request repeats no forgotten one.
+    # True: the reply becomes a response with an id, so the request repeats no forgotten one.
     makes_response: bool = False
     # The number of the first messages that are the path of the response which the client continues by its id; all later
     # messages are new. None: the client continues no response by its id.

@@ -60,9 +60,9 @@ class Plan(Struct, frozen=True):
     resent_count: int = 0
     # Indices in the exchange's input that are not stored.
     redactions: frozenset[int] = frozenset()
-    # The request is off the record: memory is off or only read, or it repeats or continues such a turn.
+    # True: the request is off the record: memory is off or only read, or it repeats or continues such a turn.
     is_off_record: bool = False
-    # The request quotes the last turn of its conversation.
+    # True: the request quotes the last turn of its conversation.
     is_quote: bool = False
     # The ids of exchanges with tool results that an upstream has refused: they are sent without their text.
     refused_results: frozenset[int] = frozenset()

@@ -31,7 +31,7 @@ class RequestEnd(Struct, frozen=True):
     notes: Mapping[int, str]
     # Ids of the calls that the gateway ran.
     gateway_call_ids: frozenset[str] = frozenset()
-    # The turn has memory operations (`Exchange.edits`).
+    # True: the turn has memory operations (`Exchange.edits`).
     edits: bool = False
     # The part of the path that the request left out.
     evicted: EvictedPart | None = None

@@ -41,7 +41,7 @@ class ListedMessage(Struct, frozen=True):
     message: WireMessage
     # The time of the message, in seconds since the epoch.
     at: float
-    # The message is a part of the exchange's reply.
+    # True: the message is a part of the exchange's reply.
     is_reply: bool
     # The results of calls that were not executed, in a step's reply.
     results: Sequence[WireMessage] = ()

@@ -38,7 +38,7 @@ class FactEdit(Struct, frozen=True):
     replaces: tuple[int, ...] = ()
     # The numbers of the messages from which the fact comes.
     messages: tuple[int, ...] = ()
-    # The fact always holds for the user.
+    # True: the fact always holds for the user.
     is_standing: bool = False
 
 

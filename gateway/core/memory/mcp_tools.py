@@ -135,7 +135,7 @@ class SearchResult(Struct, frozen=True):
 
     # The texts that were found, best first.
     results: tuple[FoundText, ...]
-    # Not all of memory has answered in time.
+    # True: not all of memory has answered in time.
     late: bool
 
 
@@ -150,7 +150,7 @@ class ReadBlock(Struct, frozen=True):
     limit: int
     # The number of the value, which counts up with each change.
     version: int
-    # Programs of this person may not change the block.
+    # True: programs of this person may not change the block.
     read_only: bool
 
 
@@ -220,9 +220,9 @@ class RememberResult(Struct, frozen=True):
 
     # The id of the fact.
     id: str
-    # The fact was remembered already.
+    # True: the fact was remembered already.
     known: bool
-    # The person has muted the fact: no program reads it until the person unmutes it.
+    # True: the person has muted the fact: no program reads it until the person unmutes it.
     muted: bool
 
 
@@ -359,7 +359,7 @@ class McpCaller(Struct, frozen=True):
     profile: str
     # The user of the memory; None: the caller named no user.
     user: str | None
-    # The caller may change memory: the mode is not `read`.
+    # True: the caller may change memory: the mode is not `read`.
     may_write: bool = True
     # The id of the gateway key; 0: no key.
     key_id: int = 0

@@ -27,7 +27,7 @@ class Lookup(Struct, frozen=True):
     roles: frozenset[str] = frozenset()
     # Tags of passages.
     tags: frozenset[str] = frozenset()
-    # A passage must have all of the tags, not one of them.
+    # True: a passage must have all of the tags, not one of them.
     needs_all: bool = False
     # The earliest time, in seconds since the epoch; None: any time.
     since: float | None = None

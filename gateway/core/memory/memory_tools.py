@@ -67,7 +67,7 @@ class MemoryTool(Struct, frozen=True):
     operation: EditOperation | None = None
     # The kinds of entries that a call searches (`Message.kind`); empty: a call searches nothing.
     sources: frozenset[str] = frozenset()
-    # The tool reads what edits of the same round change, so its calls run after them.
+    # True: the tool reads what edits of the same round change, so its calls run after them.
     reads_edits: bool = False
 
     @property

@@ -257,7 +257,7 @@ class _Statement(NamedTuple):
 
     # The words of the sentence, without the words for how the statement holds.
     words: frozenset[str]
-    # The sentence states a thing of which a person has only one, such as a name.
+    # True: the sentence states a thing of which a person has only one, such as a name.
     is_single_valued: bool
 
     @classmethod

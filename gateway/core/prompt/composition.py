@@ -68,7 +68,7 @@ class Composition(Struct):
     replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
     # The hidden rounds among the replacements, with their private fields.
     stored_rounds: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
-    # Hidden rounds follow other messages than before: the client has left messages out, or put a summary in their
+    # True: hidden rounds follow other messages than before: the client has left messages out, or put a summary in their
     # place.
     moves_rounds: bool = False
     # The number of hidden rounds of the last prompt that could not be restored, so that its stable prefix is broken.

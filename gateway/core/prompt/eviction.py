@@ -22,7 +22,7 @@ class Eviction(Struct, frozen=True):
 
     # The plan of the request; None: no conversation is stored.
     plan: Plan | None = None
-    # The client's list is the path, word for word.
+    # True: the client's list is the path, word for word.
     is_plain: bool = False
     # The part of the path that earlier turns evicted. `Composition.inserted` lacks it.
     evicted: EvictedPart | None = None

@@ -48,11 +48,11 @@ class ExchangeSize(Struct, frozen=True):
 
     # The tokens of its messages.
     tokens: int
-    # A turn begins with the exchange.
+    # True: a turn begins with the exchange.
     begins_turn: bool
     # The number of its messages.
     messages: int = 0
-    # The reply has calls, which the next exchange answers.
+    # True: the reply has calls, which the next exchange answers.
     has_open_calls: bool = False
 
 

@@ -56,7 +56,7 @@ class MemoryChoice(Struct, frozen=True):
     conversation_key: str | None
     # The scope of the memory; None: the memory belongs to that conversation alone.
     scope: Scope | None = None
-    # The client asks for storage, whatever the request's form (`Identity.mode_with_history`) and whomever it names.
+    # True: the client asks for storage, whatever the request's form (`Identity.mode_with_history`) and its user.
     asks_to_be_stored: bool = False
 
 
@@ -76,15 +76,15 @@ class ChatRequest(Struct):
     messages: list[dict[str, Any]]
     # The query of the request's URL.
     query: str = ""
-    # The client wants a stream.
+    # True: the client wants a stream.
     stream: bool = False
-    # The client asked for the usage of a stream.
+    # True: the client asked for the usage of a stream.
     wants_usage: bool = False
     # The number of choices that the client asks for.
     n: int = 1
     # The names of the client's own tools (legacy `functions` too), without tools that have no readable name.
     tool_names: tuple[str, ...] = ()
-    # The client sent tools; also true for tools without a readable name.
+    # True: the client sent tools; also true for tools without a readable name.
     has_tools: bool = False
     # The limit of the completion's tokens; None: the client sets no limit, or a negative one.
     token_limit: TokenLimit | None = None
@@ -94,9 +94,9 @@ class ChatRequest(Struct):
 
     # -- the additions of the client's dialect
 
-    # The client speaks another dialect, so it cannot know the gaps of a chat completion.
+    # True: the client speaks another dialect, so it cannot know the gaps of a chat completion.
     is_translated: bool = False
-    # The client wants to see thoughts, and names no effort for them.
+    # True: the client wants to see thoughts, and names no effort for them.
     wants_thoughts: bool = False
     # The names of the fields of the client's dialect that the gateway reads and that have no effect upstream.
     consumed: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ class ChatRequest(Struct):
     memories: frozenset[int] = frozenset()
     # True: messages may be left out to fit the window; False: a request that does not fit is refused.
     may_evict: bool = True
-    # The client gets an id for the reply, by which it reads the reply and goes on from it (a stored response).
+    # True: the client gets an id for the reply, by which it reads the reply and goes on from it (a stored response).
     makes_response: bool = False
 
     # -- memory

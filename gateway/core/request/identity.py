@@ -151,16 +151,16 @@ class Identity(Struct, frozen=True):
     scope: Scope | None
     # The memory mode.
     mode: Mode
-    # The client sends its new message only, without the history.
+    # True: the client sends its new message only, without the history.
     sends_new_only: bool = msgspec.field(default=False, name="append")  # its name in stored requests
-    # The client's library has sent this request before.
+    # True: the client's library has sent this request before.
     is_retry: bool = msgspec.field(default=False, name="retry")  # its name in stored requests
     # The name of the rule that found a side request, and set the mode; None: this is no side request.
     side_request: str | None = None
-    # No user has sent these words, by a rule or by the form of the request. The request is not stored, since the user's
-    # own turn may have the same words under another prompt.
+    # True: no user has sent these words, by a rule or by the form of the request. The request is not stored, since the
+    # user's own turn may have the same words under another prompt.
     leaves_nothing: bool = False
-    # The mode is `read`, and the turn is stored for its id alone: it is neither recalled nor learned from.
+    # True: the mode is `read`, and the turn is stored for its id alone: it is neither recalled nor learned from.
     is_apart: bool = False
     # The mode if the gateway has the history; None: the same mode. The form of a request (`is_single_structured_turn`)
     # changes the mode only if the client has the history.

@@ -38,11 +38,11 @@ class NativeChanges(Struct, frozen=True):
     max_tokens: int | None = None
     # The fields of a chat completion that narrow the choice of tools.
     tool_choice: Mapping[str, Any] = {}
-    # Messages before the conversation's thoughts may differ from the previous request.
+    # True: messages before the conversation's thoughts may differ from the previous request.
     changes_prefix: bool = False
-    # Messages before `hidden_rounds` may differ from the previous request.
+    # True: messages before `hidden_rounds` may differ from the previous request.
     moves_hidden_rounds: bool = False
-    # The request goes to another model than the requested one, which has no use for the conversation's thoughts.
+    # True: the request goes to another model than the requested one, which has no use for the conversation's thoughts.
     is_fallback: bool = False
 
 

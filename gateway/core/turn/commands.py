@@ -185,8 +185,8 @@ class TurnOutcome(Struct, frozen=True):
     results: tuple[ToolResult, ...] = ()
     # The upstream's usage of the last reply.
     step_usage: Json | None = None
-    # The upstream refused the messages of the turn (of its last step, where steps are saved), and would refuse them
-    # again.
+    # True: the upstream refused the messages of the turn (of its last step, where steps are saved), and would refuse
+    # them again.
     is_refused: bool = False
     # The id of a response that the upstream makes in the background; the turn is CANCELLED until the response ends.
     # None: the reply is not made in the background.

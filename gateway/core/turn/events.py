@@ -95,7 +95,7 @@ class Saved(Struct, frozen=True):
 
     # The turn is committed; False: the store is too slow or down.
     is_durable: bool = True
-    # The turn is not committed yet, and its write goes on.
+    # True: the turn is not committed yet, and its write goes on.
     is_late: bool = False
     # The reason for the client why the turn will never be stored; None: the turn is stored, or may be stored yet.
     loss: str | None = None

@@ -26,13 +26,13 @@ class Offer(Struct, frozen=True):
 
     # Names of the tools that may be called; None: all tools.
     names: tuple[str, ...] | None = None
-    # One of these tools has to be called.
+    # True: one of these tools has to be called.
     must_call: bool = False
-    # The model is asked for no more than one call a reply.
+    # True: the model is asked for no more than one call a reply.
     asks_for_one_call: bool = False
     # A message of the gateway to the model, in the system's role; "": no message.
     nudge: str = ""
-    # No tool may be called, and a call that comes nevertheless ends the turn without being run.
+    # True: no tool may be called, and a call that comes nevertheless ends the turn without being run.
     is_final: bool = False
 
     def make_fields(self, *, can_force: bool = True, has_client_tools: bool = False) -> Json:
@@ -66,7 +66,7 @@ class ProposedCall(Struct, frozen=True):
     arguments: Json | None
     # The asides that the model gave.
     asides: Mapping[str, object] = field(default_factory=dict)
-    # A person has approved the call.
+    # True: a person has approved the call.
     is_approved: bool = False
 
 
@@ -90,7 +90,7 @@ class Forbidden(Struct, frozen=True):
 
     # The result of the call, with the reason and the tools that may be called.
     result_text: str
-    # The call needs an approval that no one can give.
+    # True: the call needs an approval that no one can give.
     is_unapproved: bool = False
 
 

@@ -31,7 +31,7 @@ class ToolResult(Struct, frozen=True):
     reason: str = ""
     # The tool was run; False: a rule forbids the call, or the call is unreadable.
     was_run: bool = True
-    # The call needs an approval, and no client can give it.
+    # True: the call needs an approval, and no client can give it.
     is_unapproved: bool = False
     # The note of the changes in memory since the call began, which follows the content; "": no changes.
     changes: str = ""

@@ -44,7 +44,7 @@ class _Figures:
     reported_window: int | None = None
     # The upstream's tokens for each token by the gateway's count.
     scale: float | None = None
-    # The scale is not measured.
+    # True: the scale is not measured.
     is_guess: bool = False
 
 

@@ -79,7 +79,7 @@ class Failure(Struct, frozen=True):
 
     # An HTTP status, or a word such as "unreachable".
     kind: str
-    # The upstream may have seen the request.
+    # True: the upstream may have seen the request.
     was_sent: bool = True
     # The same endpoint may be asked again. False: the gateway's own deadline has passed.
     is_repeatable: bool = True

@@ -115,7 +115,7 @@ class Bucket(Struct, eq=False):
     used_earlier: int = 0
     # The first day that is read again, in days since the epoch; 0: all days are read again.
     first_reread_day: int = 0
-    # A request has asked for the bucket since the usage of other processes was last read.
+    # True: a request has asked for the bucket since the usage of other processes was last read.
     was_asked_for: bool = False
 
     @classmethod

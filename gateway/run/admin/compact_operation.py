@@ -18,7 +18,7 @@ class CompactOperation(Struct, frozen=True):
 
     store: Store
     defaults: Defaults
-    # The settings name a background model, for agents that name no model of their own.
+    # True: the settings name a background model, for agents that name no model of their own.
     has_model: bool
 
     async def enqueue(self, raw: RawArguments) -> dict[str, int]:

@@ -55,7 +55,7 @@ class BranchRecord(Struct, frozen=True):
     messages: int
     # The time of its last turn.
     last_turn: float
-    # The last turn of the conversation was in this branch.
+    # True: the last turn of the conversation was in this branch.
     current: bool
 
 
@@ -312,7 +312,7 @@ class _PagePart(NamedTuple):
     """The messages for which a page has room."""
 
     messages: list[MessageRecord]
-    # There are more messages than these.
+    # True: there are more messages than these.
     has_more: bool
 
 

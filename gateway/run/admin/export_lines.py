@@ -76,7 +76,7 @@ class _Conversation(msgspec.Struct):
     last_at: _Moment
     # Up to when its pending edits were merged.
     settled_at: _Moment
-    # The gateway has the history, and the client sends new messages only.
+    # True: the gateway has the history, and the client sends new messages only.
     is_stored: bool = False
 
 

@@ -34,7 +34,7 @@ class ReadablePart(NamedTuple):
 class ConversationPart(Struct, frozen=True):
     """Messages of one conversation, oldest first."""
 
-    # The previous part has messages of another conversation, or none.
+    # True: the previous part has messages of another conversation, or none.
     begins: bool
     items: tuple[MessageRecord, ...]
 

@@ -39,7 +39,7 @@ class MemoryRecord(Struct, frozen=True):
     bytes: int
     blocks: int
     facts: int
-    # Nothing is remembered or recalled for now.
+    # True: nothing is remembered or recalled for now.
     paused: bool
     # The name that an agent was given; not set for other kinds of memories.
     agent_name: str | UnsetType = UNSET
@@ -79,7 +79,7 @@ class FactRecord(Struct, frozen=True):
     until: float | None
     # The number of the fact that is true instead, if there is one.
     successor: int | None
-    # Only lists show the fact; notes, search tools and summaries do not.
+    # True: only lists show the fact; notes, search tools and summaries do not.
     muted: bool
     # The way in which the fact was made.
     origin: FactOrigin

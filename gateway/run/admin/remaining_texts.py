@@ -96,7 +96,7 @@ class _Quotations(NamedTuple):
 
     # Their exchanges.
     rows: list[int]
-    # A search was stopped: there may be more such replies.
+    # True: a search was stopped: there may be more such replies.
     is_incomplete: bool
 
 

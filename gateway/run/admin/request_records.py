@@ -122,7 +122,7 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     sentence: str
     # The number of hits of the search.
     found: int = 0
-    # The note is a selection of the whole memory.
+    # True: the note is a selection of the whole memory.
     selection: bool = False
     # The hits in the note, best first.
     chosen: tuple[HitRecord, ...] = ()

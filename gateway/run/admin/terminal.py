@@ -48,7 +48,7 @@ class Heading(NamedTuple):
     """The heading of a column."""
 
     text: str
-    # The column has numbers, so it is aligned at the right.
+    # True: the column has numbers, so it is aligned at the right.
     is_number: bool = False
 
 

@@ -91,7 +91,7 @@ class ImportPosition(Struct, frozen=True):
     uid: str
     # The number after those that the exported memory has given out.
     next_seq: int
-    # The last line of the export was read.
+    # True: the last line of the export was read.
     is_whole: bool
     # The public id of the exported memory.
     name: str | None

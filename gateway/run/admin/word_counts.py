@@ -39,7 +39,7 @@ class Remaining(Struct, frozen=True):
     queries: tuple[str, ...]
     # The counted messages, facts and passages, by kind. The newest are counted; there may be more.
     counts: dict[SourceKind, int]
-    # There may be more texts than were counted.
+    # True: there may be more texts than were counted.
     has_more: bool
     # The newest of the counted texts.
     items: tuple[TextWithWords, ...]

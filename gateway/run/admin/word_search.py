@@ -57,7 +57,7 @@ class WordSearch(Struct, frozen=True):
     ended: tuple[TextWithWords, ...] = ()
     # The labels of all blocks; the first page alone has them.
     labels: tuple[str, ...] = ()
-    # The newest messages are not indexed yet, and may have the words.
+    # True: the newest messages are not indexed yet, and may have the words.
     is_incomplete: bool = False
     # The texts with the words that no index has; the first page alone has them.
     hidden: HiddenTexts = HiddenTexts()

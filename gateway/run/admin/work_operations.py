@@ -96,7 +96,7 @@ class WorkOperations(Struct, frozen=True):
     now: Callable[[], float]
     # Tokens of a day; 0: no bound.
     daily_tokens: int = 0
-    # A background model learns facts; without one a rule alone does.
+    # True: a background model learns facts; without one a rule alone does.
     has_model: bool = False
 
     async def get_learning(self, project: str | None, uid: str) -> LearningState:

@@ -62,7 +62,7 @@ class JobContext:
     has_ended: bool = field(default=False, init=False)
     # Set by the worker when the lease is lost: nothing of this attempt would be committed any more.
     lease_lost: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    # The last heartbeat failed, since the database did not answer.
+    # True: the last heartbeat failed, since the database did not answer.
     is_overdue: bool = field(default=False, init=False)
 
     @property

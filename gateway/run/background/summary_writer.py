@@ -55,7 +55,7 @@ class SummaryWriter(Struct, frozen=True):
     options: SummaryOptions
     # The most tokens of the summary.
     max_tokens: int
-    # An operator or a client has requested the summary, not a turn.
+    # True: an operator or a client has requested the summary, not a turn.
     is_manual: bool
     # Performs the call for one part; a job's steps are in its journal.
     run_step: StepRunner = _run_directly

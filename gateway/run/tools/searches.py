@@ -26,7 +26,7 @@ class CombinedHits(NamedTuple, Generic[T]):
 
     # The best hit of each search, then the second best, and so on.
     hits: list[T]
-    # A search failed or was too late.
+    # True: a search failed or was too late.
     is_incomplete: bool
 
 
