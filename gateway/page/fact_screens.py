@@ -31,7 +31,7 @@ from gateway.page.screen import (
     View,
 )
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
-from gateway.run.admin.lost_words import LostWords
+from gateway.run.admin.lost_words import LostWords, has_lost_words
 from gateway.run.admin.memory_edits import FactExists, MemoryEdits
 from gateway.run.admin.memory_names import make_memory_label
 from gateway.run.admin.memory_records import FactRecord
@@ -232,7 +232,7 @@ class _FactScreens(Struct, frozen=True):
         restored = _find_restored(page, replaced)
         is_undone = restored is not None and not is_typed
         is_redone = is_undone and _is_newer(restored, page.before[0], replaced)
-        remaining = await self._find_remaining(access, page, replaced)
+        remaining = await self._find_remaining(access, page, replaced, words)
         # What an undo took out may be right.
         is_taken_out = remaining is not None and (is_redone or not is_undone)
         if remaining is None:
@@ -267,15 +267,20 @@ class _FactScreens(Struct, frozen=True):
         return any(fact.seq == seq for fact in await self.views.facts.list_standing(access.uid))
 
     async def _find_remaining(
-        self, access: MemoryAccess, page: FactPage, replaced: Sequence[FactRecord]
+        self, access: MemoryAccess, page: FactPage, replaced: Sequence[FactRecord], words: str
     ) -> Remaining | None:
         """Returns the texts that still have the words that this correction and those before it took out of a fact.
 
         None: the fact corrects no fact, or is no longer true.
+
+        words: the field of `FactQuery`; if the correction took them out, other lost words are not looked for.
         """
         if page.fact.until is not None or not page.before:
             return None
         old_texts = list_corrected_texts(page, replaced)
+        is_sought = words and old_texts and not access.is_person
+        if is_sought and await has_lost_words(words, old_texts[0], page.fact.text):
+            return await self.lost_words.word_counts.count_remaining(access.project, access.uid, words)
         return access.filter(
             await self.lost_words.count_remaining(access.project, access.uid, old_texts, page.fact.text)
         )

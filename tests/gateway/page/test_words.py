@@ -405,6 +405,22 @@ def test_a_correction_leads_back_to_the_words_that_led_to_its_fact(operator: Ope
             assert {*map(unquote_plus, linked)} == {words}
 
 
+def test_a_correction_in_other_words_counts_the_words_that_led_to_it(operator: Operator) -> None:
+    """It took "name" out as well, so that only messages with "name" and "Huber" were listed."""
+    agent = speak(operator.world, "My name is Maria Huber.", "Send the parcel to Ms Huber.")
+    memory = f"m/{agent.uid}"
+    (wrong,) = learn(operator.world, agent, "Maria's name is Maria Huber.")
+    right = operator.twin(f"{memory}/f/{wrong}/correct", {"text": "Maria is called Maria Keller."})["seq"]
+    for words, sentence in (
+        ("", "1 message still has the words “name” + “Huber”."),
+        ("Huber", "2 messages still say “Huber”."),
+        # The correction has not taken them out.
+        ("Maria", "1 message still has the words “name” + “Huber”."),
+        ("parcel", "1 message still has the words “name” + “Huber”."),
+    ):
+        assert sentence in plain(page(operator, f"{memory}/f/{right}?words={words}")), words
+
+
 def test_a_forgetting_from_a_fact_goes_on_with_the_words_that_led_to_it(operator: Operator) -> None:
     """From a fact it looked for no word, though the visitor had come from a search for "peanuts"."""
     agent = speak(operator.world, "I am allergic to peanuts.")
