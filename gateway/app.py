@@ -297,8 +297,8 @@ async def _run_lifespan(
 
 def _make_readiness(store: Store) -> Readiness:
     """Returns the readiness of a process, which depends on its store."""
-    # Each change replaces `store.health`, so each check reads the attribute.
-    return Readiness(checks={"store": lambda: store.health.status})
+    # Each change replaces `store.health`, so each report reads the attribute.
+    return Readiness(read_store_status=lambda: store.health.status)
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,9 +29,6 @@ GET  /v1/models             the models there are
 GET  /health/ready          whether requests are taken
 """
 
-# A function that returns the state of one part: "ok", or the fault.
-Check = Callable[[], str]
-
 
 @dataclass(slots=True)
 class Readiness:
@@ -42,25 +38,25 @@ class Readiness:
     has_started: bool = False
     # True while the process stops: running requests end, and new ones should go elsewhere.
     is_draining: bool = False
-    # The checks by the name of the part.
-    checks: dict[str, Check] = field(default_factory=dict)
+    # Returns the status of the store: "ok", or its fault.
+    read_store_status: Callable[[], str] = lambda: "ok"
 
     @property
     def is_ready(self) -> bool:
         """True if requests are taken."""
         return self.has_started and not self.is_draining
 
-    def report(self) -> dict[str, Any]:
-        """Returns the state of the process, then the state of each part.
+    def report(self) -> dict[str, str]:
+        """Returns the statuses of the process and of the store.
 
         If the store is down, the gateway is degraded and still ready, because chat goes on without memory.
         """
-        parts = {name: check() for name, check in self.checks.items()}
+        store_status = self.read_store_status()
         if not self.is_ready:
             status = "draining" if self.is_draining else "starting"
         else:
-            status = "ok" if all(state == "ok" for state in parts.values()) else "degraded"
-        return {"status": status, **parts}
+            status = "ok" if store_status == "ok" else "degraded"
+        return {"status": status, "store": store_status}
 
 
 def make_home_routes() -> list[Route]:

@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket connection as the gateway needs it: it drains before it ends, and can be cut.
+"""uvicorn's WebSocket connection as the gateway needs it: it outlives a shutdown, and ends a flood of frames.
 
 It is imported with the first handshake, since most gateways never see one.
 """
