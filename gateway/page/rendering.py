@@ -20,6 +20,7 @@ from gateway.page import text_filters
 from gateway.run.admin.page_paths import STATIC, page_path
 
 _ROOT = Path(__file__).parent
+# The content types of static files by the ends of their names.
 _CONTENT_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -33,8 +34,10 @@ _HASH_DIGITS = 12
 class StaticFile(NamedTuple):
     """A file in the folder `static`."""
 
+    # The name of the file in the folder.
     name: str
     content_type: str
+    # The content of the file.
     data: bytes
 
 

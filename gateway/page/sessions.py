@@ -11,6 +11,7 @@ from msgspec import Struct
 from gateway.run.admin.sign_in import Operator
 from storage.digests import digest_secret
 
+# The random bytes of a session's token.
 _TOKEN_BYTES = 32
 # The most sessions of one process; the least recently used session is dropped. Chosen: some 500 bytes each.
 MAX_SESSIONS = 1_000
@@ -18,14 +19,18 @@ MAX_SESSIONS = 1_000
 # but each key is still checked, so that no visitor can lock an operator out. Guesses fail because keys and codes are
 # random. Chosen: more than operators mistype.
 MAX_FAILURES = 10
+# The seconds for which a failure counts.
 _FAILURES_S = 60.0
 
 
 class _Session(Struct):
+    """A session of an operator."""
+
+    # The operator who has signed in.
     operator: Operator
-    # Seconds since the epoch.
+    # The time of the sign-in, in seconds since the epoch.
     began_at: float
-    # When a request last used the session, in seconds since the epoch.
+    # The time at which a request last used the session, in seconds since the epoch.
     used_at: float
 
 
@@ -42,7 +47,7 @@ class Sessions:
         self._now = now
         self._session_s = session_s
         self._idle_s = idle_s
-        # The least recently used first.
+        # The sessions by the hashes of their tokens, the least recently used first.
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
     def begin(self, operator: Operator) -> str:
@@ -57,7 +62,7 @@ class Sessions:
     def find(self, token: str, *, counts_as_use: bool = True) -> Operator | None:
         """Returns the operator of a session; None: the session has ended.
 
-        counts_as_use: the request prolongs the session.
+        counts_as_use: True if the request prolongs the session.
         """
         digest = digest_secret(token)
         now = self._now()

@@ -21,9 +21,11 @@ class Uptime:
         """
         self._max_gap_s = max_gap_s
         self._now = now
-        # When the last break ended; None: the last break has not ended.
+        # The time at which the last break ended; None: it has not ended.
         self._since: float | None = None
+        # The time of the last answer.
         self._answered_at = 0.0
+        # True: answers are expected regularly.
         self._is_watched = False
 
     @property

@@ -106,7 +106,7 @@ def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
 
     Of a blob with vectors of another dimension nothing stays.
 
-    vectors: message number -> vector; the numbers are all of the blob's chunk.
+    vectors: the vectors by the numbers of their messages, which are all of the blob's chunk.
 
     Raises: CorruptIndex.
     """

@@ -86,7 +86,7 @@ class _FileReader:
         text = file.metadata.mnemogate
         extension = {} if text is None else parse(text.encode(), EXTENSION_FIELD)
         self._extension = convert(extension, FileExtension, EXTENSION_FIELD)
-        # Mnemogate wrote the file.
+        # True: Mnemogate wrote the file.
         self._is_own = text is not None and not self._extension.is_moved
         # The uids that agents, blocks and folders retain, by their ids in the file.
         self._retained_uids = read_retained_uids(file) if self._extension.is_moved else {}
@@ -261,7 +261,7 @@ def _parse_file(data: bytes) -> dict[str, Any]:
 
 
 def _check_lists(data: bytes) -> None:
-    """Raises: Unprocessable if a list is too long."""
+    """Checks the lengths of the file's lists. Raises: Unprocessable if a list is too long."""
     try:
         msgspec.json.decode(data, type=FileLists)
     except msgspec.ValidationError as error:
@@ -273,7 +273,7 @@ def _check_lists(data: bytes) -> None:
 
 
 def _check_ids(json: Mapping[str, Any]) -> None:
-    """Raises: Unprocessable if an id is missing, or occurs twice."""
+    """Checks the ids of the file's parts. Raises: Unprocessable if an id is missing, or occurs twice."""
     for part in ("agents", "blocks", "tools", "sources", "files"):
         known_ids: set[str] = set()
         for n, record in enumerate(json.get(part) or ()):
