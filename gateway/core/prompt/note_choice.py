@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from gateway.core.prompt.note_draft import NoteDraft, NoteLine, fold_line
 from gateway.core.prompt.note_query import SEARCHED_CHARS
-from gateway.core.prompt.note_text import EMPTY_TOKENS, SELECTION_TOKENS, Recalled
+from gateway.core.prompt.note_text import EMPTY_TOKENS, SELECTION_TOKENS, NoteHit
 from gateway.core.prompt.shown_content import SHOWN_SHARE, ShownContent
 from gateway.core.words import list_folded_words, stem
 from storage.records import Atom, Message
@@ -39,7 +39,7 @@ class Choice(Struct, frozen=True):
     """The messages chosen for a note, and the numbers of other candidates by the reason why they are left out."""
 
     # The chosen messages, in the order of their times.
-    hits: Sequence[Recalled] = ()
+    hits: Sequence[NoteHit] = ()
     # The candidates that the notes do not show yet. A candidate that is in no other list had no room.
     tried_seqs: Sequence[int] = ()
     # The candidates that repeat another candidate or the query, or that are replaced by facts.

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gateway.core.prompt.excerpt import list_query_keys, list_short_words, make_excerpt
 from gateway.core.prompt.note_text import (
     YEAR_CHARS,
-    Recalled,
+    NoteHit,
     estimate_tokens,
     quote_on_line,
     render_day_heading,
@@ -99,7 +99,7 @@ class NoteDraft:
         # The lines that were added, for the comparison with new lines.
         self._chosen_lines = _ChosenLines()
         # The messages that were added, by the lines that stand together.
-        self._groups: dict[_Group, list[Recalled]] = {}
+        self._groups: dict[_Group, list[NoteHit]] = {}
         # The years that a heading of the note has named.
         self._years: set[str] = set()
 
@@ -141,7 +141,7 @@ class NoteDraft:
                 return
             text += cut_mark
             folded = text.casefold()
-        hit = Recalled.of(message, text)
+        hit = NoteHit.of(message, text)
         group = _Group(hit.day, message.conversation_row)
         heading = "" if group in self._groups else f"{render_day_heading(hit.day, self._years)}\n"
         tokens = estimate_tokens(f"{heading}{hit.line}\n")
@@ -154,7 +154,7 @@ class NoteDraft:
         self._groups.setdefault(group, []).append(replace(hit, tokens=tokens))
         self._years.add(hit.day[:YEAR_CHARS])
 
-    def list_hits(self) -> list[Recalled]:
+    def list_hits(self) -> list[NoteHit]:
         """Returns the added messages by day, then by conversation, then by time."""
         for hits in self._groups.values():
             hits.sort(key=_TIME_AND_NUMBER)

@@ -47,7 +47,7 @@ _SPEAKERS = {"assistant": "you", "user": "user"}
 YEAR_CHARS = 4
 
 
-class Recalled(Struct, frozen=True):
+class NoteHit(Struct, frozen=True):
     """A message chosen for a note."""
 
     # The message, fact or passage.
@@ -62,7 +62,7 @@ class Recalled(Struct, frozen=True):
     tokens: int = 0
 
     @classmethod
-    def of(cls, message: Message, text: str) -> Recalled:
+    def of(cls, message: Message, text: str) -> NoteHit:
         return cls(message, text, render_line(message, text), render_day(message.at))
 
 
@@ -101,7 +101,7 @@ SELECTION_TOKENS = estimate_tokens(f"{_SELECTION}\n")
 
 
 def render_note(
-    hits: Sequence[Recalled],
+    hits: Sequence[NoteHit],
     changes: Sequence[str],
     now: float,
     *,

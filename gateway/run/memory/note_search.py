@@ -143,7 +143,7 @@ async def _measure_room_share(prompt: Prompt, note: str) -> float:
 
 def render_request_note(
     context: MemoryContext,
-    hits: Sequence[note_text.Recalled],
+    hits: Sequence[note_text.NoteHit],
     changes: Sequence[str],
     *,
     names_mark: bool,

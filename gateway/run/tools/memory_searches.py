@@ -205,7 +205,7 @@ def _make_pending_passage(edit: MemoryEdit, number: int) -> Message:
     )
 
 
-def _render_result_line(hit: note_text.Recalled) -> str:
+def _render_result_line(hit: note_text.NoteHit) -> str:
     """Returns the line of a hit, with its day, and with its speaker if it is a message."""
     day = render_day(hit.message.at).split()[0]
     if hit.message.kind != "message":
@@ -214,6 +214,6 @@ def _render_result_line(hit: note_text.Recalled) -> str:
     return f"- [{day}, {speaker}] {hit.text}"
 
 
-def _with_tags(hit: note_text.Recalled) -> str:
+def _with_tags(hit: note_text.NoteHit) -> str:
     tags = escape_tags(" ".join(", ".join(hit.message.tags).split()))
     return f"{hit.text} (tags: {tags})" if tags else hit.text

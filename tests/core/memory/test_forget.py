@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.private import with_private
 from gateway.core.memory.forgetting_rules import drop_quotations, may_quote, rebuild_block
-from gateway.core.prompt.note_text import Recalled, render_note
+from gateway.core.prompt.note_text import NoteHit, render_note
 from storage.forget_commands import ErasedMarks, RevisedValue
 from storage.records import Block, Exchange, ExchangeState, MemoryEdit, Message
 from storage.search.common_words import is_function_word
@@ -21,7 +21,7 @@ BLOCK = Block(1, "human", "The user", "has a cat", 1000)
 
 def note(day: int, changes: tuple[str, ...] = ()) -> str:
     message = Message(1, 1, "user", "something", day * 86_400.0 + 50, 1)
-    return render_note([Recalled.of(message, "something")], changes, (DAY + 9) * 86_400.0, mark="a2b3c4d5")
+    return render_note([NoteHit.of(message, "something")], changes, (DAY + 9) * 86_400.0, mark="a2b3c4d5")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool)
 def test_a_day_without_its_year_is_recognised() -> None:
     messages = [Message(n, n, "user", "something", day * 86_400.0, 1) for n, day in enumerate((DAY - 1, DAY))]
     told = render_note(
-        [Recalled.of(each, "something") for each in messages], (), DAY * 86_400.0, mark="a2b3c4d5"
+        [NoteHit.of(each, "something") for each in messages], (), DAY * 86_400.0, mark="a2b3c4d5"
     )
     assert "2024-10-04" not in told.partition("\n[")[2]
     assert may_quote(told, ErasedMarks(frozenset({DAY})))

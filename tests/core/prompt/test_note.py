@@ -28,7 +28,7 @@ from gateway.core.prompt.note_query import (
 )
 from gateway.core.prompt.note_text import (
     NAMING_TOKENS,
-    Recalled,
+    NoteHit,
     estimate_tokens,
     has_selection,
     read_own_words,
@@ -66,10 +66,10 @@ def message(
 
 def test_a_note_as_it_is_sent() -> None:
     hits = [
-        Recalled.of(message(0, ""), "My dog is called Rex."),
-        Recalled.of(message(1, "", "assistant"), "A fine name."),
-        Recalled.of(message(2, "", speaker="Ingrid"), "I am here too."),
-        Recalled.of(message(3, "", kind="passage"), "Prefers tea."),
+        NoteHit.of(message(0, ""), "My dog is called Rex."),
+        NoteHit.of(message(1, "", "assistant"), "A fine name."),
+        NoteHit.of(message(2, "", speaker="Ingrid"), "I am here too."),
+        NoteHit.of(message(3, "", kind="passage"), "Prefers tea."),
     ]
     assert render_note(hits, ["human: + lives in Oslo"], MARCH + 9 * DAY) == (
         f"<memory {MARK}>\n"
@@ -402,7 +402,7 @@ def test_a_selection_takes_a_small_part_of_the_budget(budget: int, expected: int
 
 
 def test_a_conversation_has_one_selection() -> None:
-    other = render_note([Recalled.of(message(1, ""), "My dog is called Rex.")], (), MARCH)
+    other = render_note([NoteHit.of(message(1, ""), "My dog is called Rex.")], (), MARCH)
     assert not has_selection([])
     assert not has_selection([other])
     assert has_selection([other, selected(250, "My cat is called Miso.")])
@@ -875,7 +875,7 @@ def test_a_block_with_a_line_of_a_note_does_not_end_it() -> None:
     assert strip_notes(f"before {note}after") == "before after"
 
 
-NOTE = render_note([Recalled.of(message(1, ""), 'My dog is "Rex".')], [], MARCH)
+NOTE = render_note([NoteHit.of(message(1, ""), 'My dog is "Rex".')], [], MARCH)
 OLD = f"<memory>\n{FRAME} Written x.\n[2026-03-02 Mon, user] t\n</memory>\n\n"
 
 
