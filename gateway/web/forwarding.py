@@ -24,7 +24,7 @@ from gateway.dialects.fields import check_model_name
 from gateway.errors import BadRequest, NotAllowed, UnknownPath
 from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarder
-from gateway.run.upstream.outgoing import Outgoing
+from gateway.run.upstream.outgoing import OutgoingRequest
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader, ByteQuota, parse_off_loop
 from gateway.web.form import FieldSearch, read_boundary
@@ -167,7 +167,7 @@ class ForwardedRoute:
         )
         await self.forward(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
-    async def forward(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+    async def forward(self, incoming: Incoming, route: ModelRoute, outgoing: OutgoingRequest) -> None:
         """Checks that the caller's key may send a request, and forwards it.
 
         Raises: NotAllowed: the key is limited to models, and the request names none.
@@ -180,7 +180,7 @@ class ForwardedRoute:
             )
         await self.forward_allowed(incoming, route, outgoing)
 
-    async def forward_allowed(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+    async def forward_allowed(self, incoming: Incoming, route: ModelRoute, outgoing: OutgoingRequest) -> None:
         """Forwards a request that the caller's key may send."""
         send_timeout_s = self.parts.limits.send_timeout_s
         await forward_without_memory(self.parts.forwarder, incoming, route, outgoing, send_timeout_s)
@@ -229,7 +229,7 @@ async def forward_without_memory(
     forwarder: Forwarder,
     incoming: Incoming,
     route: ModelRoute,
-    outgoing: Outgoing,
+    outgoing: OutgoingRequest,
     send_timeout_s: float,
     change: ReplyChange | None = None,
 ) -> None:
@@ -286,10 +286,10 @@ def _build_outgoing(
     *,
     body: RequestBody | None = None,
     upload: UploadBody | None = None,
-) -> Outgoing:
+) -> OutgoingRequest:
     """Returns the request for an upstream. Either `body` or `upload` is given."""
     caller = incoming.info.caller
-    return Outgoing(
+    return OutgoingRequest(
         method=head.method,
         upstream_path=head.upstream_path,
         headers=incoming.headers,
@@ -300,7 +300,7 @@ def _build_outgoing(
     )
 
 
-def _uses_model(outgoing: Outgoing) -> bool:
+def _uses_model(outgoing: OutgoingRequest) -> bool:
     """Returns whether a request uses a model: at once, or later as a batch, with models that its file names."""
     is_batch = outgoing.method == "POST" and outgoing.upstream_path.partition("?")[0] == "/batches"
     return is_batch or costs_tokens(outgoing.method, outgoing.upstream_path)

@@ -18,7 +18,7 @@ def read_memories(scope: Scope) -> frozenset[int]:
 
 
 class Incoming(NamedTuple):
-    """A request, and the way back to its client. (`Outgoing` is a request that goes upstream.)"""
+    """A request, and the way back to its client. (`OutgoingRequest` is a request that goes upstream.)"""
 
     # The ASGI scope of the request.
     scope: Scope

@@ -18,7 +18,7 @@ from gateway.dialects.messages.parse import MessagesRequest, parse, parse_body, 
 from gateway.dialects.messages.render import MessagesViewFactory
 from gateway.errors import BadRequest, BodyTooLarge, ThreadUnsupported
 from gateway.run.upstream.forward import Forwarder
-from gateway.run.upstream.outgoing import Outgoing
+from gateway.run.upstream.outgoing import OutgoingRequest
 from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import forward_without_memory, refuse_required_memory
@@ -131,7 +131,7 @@ class MessagesRoute:
         caller = info.caller
         upstream_path = incoming.upstream_path
         route = self.forwarder.get_route(upstream_path, request_body.model, upstream_name=None)
-        outgoing = Outgoing(
+        outgoing = OutgoingRequest(
             method="POST",
             upstream_path=upstream_path,
             headers=incoming.headers,

@@ -17,7 +17,7 @@ from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.instructions import cut_memory_section
 from gateway.dialects.responses.native_lists import NoteRemoval
 from gateway.dialects.responses.response_ids import is_gateway_id
-from gateway.run.upstream.outgoing import Outgoing
+from gateway.run.upstream.outgoing import OutgoingRequest
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.conversation_requests import CONVERSATIONS_PATH
 from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts, forward_without_memory
@@ -91,7 +91,7 @@ class StoredRoute(ForwardedRoute):
             send = self._forget_before_answer(scope, stored_path.id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 
-    async def forward_allowed(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+    async def forward_allowed(self, incoming: Incoming, route: ModelRoute, outgoing: OutgoingRequest) -> None:
         stored_path = _StoredPath.parse(outgoing.upstream_path)
         change = self._find_reply_change(outgoing.method, stored_path)
         if change is not None and outgoing.method == "GET" and stored_path.is_response:

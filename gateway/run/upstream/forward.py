@@ -23,7 +23,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.outgoing import COMPLETIONS_PATH, Outgoing
+from gateway.run.upstream.outgoing import COMPLETIONS_PATH, OutgoingRequest
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, find_aliased_route, is_listed, make_unknown_upstream_error
 from gateway.run.usage.limiter import Limiter, PlannedCall
@@ -223,7 +223,7 @@ class Forwarder:
     async def forward(
         self,
         route: Route,
-        outgoing: Outgoing,
+        outgoing: OutgoingRequest,
         sink: Sink,
         receipt: Receipt,
         change: ReplyChange | None = None,
@@ -259,7 +259,9 @@ class Forwarder:
                     raise cause from error
                 raise
 
-    async def _admit_request(self, route: Route, outgoing: Outgoing, body: bytes, receipt: Receipt) -> Route:
+    async def _admit_request(
+        self, route: Route, outgoing: OutgoingRequest, body: bytes, receipt: Receipt
+    ) -> Route:
         """Admits a request within its limits. Returns its route, which a limit may change. Raises: LimitReached."""
         substitute = await self._limiter.admit(
             receipt,
@@ -268,7 +270,7 @@ class Forwarder:
         )
         return route if substitute is None else self._get_model_route(substitute).in_place_of(route)
 
-    def _may_answer(self, route: Route, outgoing: Outgoing, model: str) -> bool:
+    def _may_answer(self, route: Route, outgoing: OutgoingRequest, model: str) -> bool:
         """Returns whether another model may answer a request: its upstream has the endpoint and all that is stored."""
         path, upstream = outgoing.upstream_path.partition("?")[0], self._get_model_route(model).upstream
         if not path.startswith(_WITH_SUBSTITUTE) or not self._providers[upstream].has_endpoint(path):
@@ -276,7 +278,7 @@ class Forwarder:
         is_response = path.startswith(_RESPONSES)
         return not is_response or upstream == route.upstream or not outgoing.refers_to_stored
 
-    def _make_attempts(self, route: Route, outgoing: Outgoing, receipt: Receipt) -> Attempts:
+    def _make_attempts(self, route: Route, outgoing: OutgoingRequest, receipt: Receipt) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""
         if outgoing.is_about_stored:
             attempts = self._failover.make_attempts_at_first_key(

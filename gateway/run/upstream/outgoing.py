@@ -92,7 +92,7 @@ class StreamedBody(Protocol):
         """Yields the body in pieces, as they arrive."""
 
 
-class Outgoing(Struct, frozen=True):
+class OutgoingRequest(Struct, frozen=True):
     """A request for an upstream. Its body is either `body` or `upload`."""
 
     # The HTTP method.
