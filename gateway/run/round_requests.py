@@ -28,7 +28,7 @@ _log = logging.getLogger("mnemogate")
 class RoundRequests:
     """Makes the requests of one turn. The prompt is made for one endpoint, and again when another one is asked.
 
-    Implements `RequestMender`, which documents `mend_request` and `note_answer`.
+    Implements `RequestRepairer`, which documents `repair_request` and `note_answer`.
     """
 
     # The request of the turn.
@@ -81,7 +81,7 @@ class RoundRequests:
             offer=self.model_call.offer,
         )
 
-    async def mend_request(
+    async def repair_request(
         self, refused: RefusedContent, target: Target, endpoint: Endpoint
     ) -> ModelRequest | None:
         part = self.refused_parts.leave_out(refused, self.prompt, self.model_call.messages)

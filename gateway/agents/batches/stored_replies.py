@@ -19,7 +19,7 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tool
-from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestRepairer
 from gateway.run.upstream_call import UpstreamCall
 
 
@@ -48,7 +48,7 @@ class StoredReplies:
     # The call of the upstream that the seam of `Attempts` requires.
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
-    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, repairer: RequestRepairer | None = None) -> ModelReply:
         """Returns the next reply. Raises: ReplyNotStored, or the error in place of the reply."""
         if self.taken_count == len(self.replies):
             if self.composes:

@@ -1,4 +1,4 @@
-"""Words the error in a call's arguments so that a model can mend the call."""
+"""Words the error in a call's arguments so that a model can correct the call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _MAX_VALUE_CHARS = 80
 # The most characters of the list of allowed names or values.
 _MAX_NAMES_CHARS = 600
-# The most characters of an error. All three are chosen: enough for a model to mend its call.
+# The most characters of an error. All three are chosen: enough for a model to correct its call.
 _MAX_ERROR_CHARS = 1_000
 
 # The words for a type of JSON Schema.

@@ -38,7 +38,7 @@ from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.attempt_record import AttemptRecord
 from gateway.run.upstream.candidates import Candidate, Candidates
-from gateway.run.upstream.endpoint import Endpoint, MendedRequest, RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import Endpoint, RepairedRequest, RequestMaker, RequestRepairer
 from gateway.run.upstream.error_replies import (
     BegunReply,
     begin_reply,
@@ -47,7 +47,7 @@ from gateway.run.upstream.error_replies import (
 )
 from gateway.run.upstream.propagation import with_trace_headers
 from gateway.run.upstream.provider_errors import classify_failure
-from gateway.run.upstream.request_mending import RequestMending, RequestSource
+from gateway.run.upstream.request_repair import RequestRepair, RequestSource
 from gateway.run.upstream.unbegun_stream import UnbegunStream
 from gateway.run.upstream_call import UpstreamCall
 
@@ -127,12 +127,12 @@ class Attempts:
     _failure_count: int = field(default=0, init=False)
     # True: an endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = field(default=False, init=False)
-    # Mends the requests that endpoints refuse.
-    _mending: RequestMending = field(init=False)
+    # Repairs the requests that endpoints refuse.
+    _repair: RequestRepair = field(init=False)
 
     def __post_init__(self) -> None:
         self._record = AttemptRecord(self._receipt, self._services.metrics)
-        self._mending = RequestMending(self._services.context_windows, self._receipt)
+        self._repair = RequestRepair(self._services.context_windows, self._receipt)
 
     def __enter__(self) -> Attempts:
         self._candidates.begin_request()
@@ -172,14 +172,14 @@ class Attempts:
         """True if an endpoint that is asked for the usage of its streams may answer."""
         return self._candidates.may_ask_usage
 
-    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, repairer: RequestRepairer | None = None) -> ModelReply:
         """Returns the first reply that is no failure, or else the reply of the last failure, as `ModelSource.send`."""
         if self._is_settled:  # the reply of the round before has ended
             self._record.end_reply()
             self._record_success()
         self._record.begin_call()
         self._failure_count = 0
-        source = RequestSource(make, mender)
+        source = RequestSource(make, repairer)
         return await self._send_until_answered(await self._make_first_request(make), source)
 
     def skip_fallback(self) -> bool:
@@ -221,9 +221,9 @@ class Attempts:
             match await self._make_attempt(request, source):
                 case _Answer(reply=reply):
                     return reply
-                case MendedRequest() as mended_request:
-                    self._candidates.set_target(mended_request.target)
-                    request = mended_request.request
+                case RepairedRequest() as repaired_request:
+                    self._candidates.set_target(repaired_request.target)
+                    request = repaired_request.request
                 case _FailedAttempt() as failed_attempt:
                     next_request = await self._make_request_after(failed_attempt, request, source.make)
                     if next_request is None:
@@ -278,11 +278,11 @@ class Attempts:
         """Makes a candidate the current one."""
         self._candidates.move_to(candidate)
         self._failure_count = 0
-        self._mending.begin_endpoint()
+        self._repair.begin_endpoint()
 
     async def _make_attempt(
         self, request: ModelRequest, source: RequestSource
-    ) -> _Answer | MendedRequest | _FailedAttempt:
+    ) -> _Answer | RepairedRequest | _FailedAttempt:
         """Sends a request once. Returns the result of the attempt."""
         self._record.begin_attempt(self._candidates.current, request)
         with self.endpoint.health.begin_attempt(self.endpoint.policy):
@@ -329,39 +329,39 @@ class Attempts:
 
     async def _judge_answer(
         self, begun_reply: BegunReply, request: ModelRequest, source: RequestSource
-    ) -> _Answer | MendedRequest:
+    ) -> _Answer | RepairedRequest:
         """Returns an answer that goes to the client, or the request without the content that the answer refuses."""
         reply = begun_reply.reply
         candidate = self._candidates.current
-        mender = source.mender
-        mended_request = None
+        repairer = source.repairer
+        repaired_request = None
         outcome = str(reply.status)
-        if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT_PATH):
+        if reply.status in _REFUSAL_STATUSES and (repairer is not None or request.path == CHAT_PATH):
             reply = error = await read_whole_error(reply)
-            mended_request = await self._mending.mend(error, request, source, candidate)
-        elif mender is not None and is_filter_verdict(begun_reply.begin):
+            repaired_request = await self._repair.repair(error, request, source, candidate)
+        elif repairer is not None and is_filter_verdict(begun_reply.begin):
             outcome = "filtered"
             try:
-                mended_request = await self._mending.leave_out(RefusedContent.FILTERED, mender, candidate)
+                repaired_request = await self._repair.leave_out(RefusedContent.FILTERED, repairer, candidate)
             except BaseException:
                 await reply.aclose()
                 raise
-        if mended_request is not None:
+        if repaired_request is not None:
             self._record.note_refused_content(self.endpoint.name, outcome)
             await discard_reply(reply)
-            return mended_request
+            return repaired_request
         may_follow = bool(self._candidates.following) or self.endpoint.policy.retries > 0
         is_provisional = begun_reply.is_replaceable and request.path == CHAT_PATH and may_follow
         was_settled = self._is_settled
-        self._accept(reply, mender, is_provisional=is_provisional)
+        self._accept(reply, repairer, is_provisional=is_provisional)
         if is_provisional:
             return _Answer(UnbegunStream(reply, partial(self._replace, request, source, was_settled)))
         return _Answer(reply)
 
-    def _accept(self, reply: ModelReply, mender: RequestMender | None, *, is_provisional: bool) -> None:
+    def _accept(self, reply: ModelReply, repairer: RequestRepairer | None, *, is_provisional: bool) -> None:
         """Notes an answer that goes to the client. is_provisional: the value for `AttemptOutcomes.add`."""
         if reply.status < 400:
-            self._mending.note_answer(self.target, mender)
+            self._repair.note_answer(self.target, repairer)
         self.call.is_streamed = reply.is_stream
         self._record.note_reply(
             self.endpoint.name,
@@ -372,7 +372,7 @@ class Attempts:
         )
         self._is_settled = True
         if reply.status == 401 and self.endpoint.has_key:
-            # The caller gets the answer, but cannot mend the key.
+            # The caller gets the answer, but cannot change the key.
             _log.warning(
                 "The upstream %s refuses the key of the settings (401). Set another `api_key` for it.",
                 self.endpoint.name,

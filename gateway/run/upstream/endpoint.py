@@ -49,7 +49,7 @@ class Endpoint(Struct):
             self.health.record_failure(self.policy, now, model, failure.retry_after_s)
 
 
-class MendedRequest(Struct, frozen=True):
+class RepairedRequest(Struct, frozen=True):
     """A request that is sent again in another form, since the endpoint has refused it."""
 
     # The request without the refused content, or with a shorter prompt.
@@ -62,10 +62,10 @@ class MendedRequest(Struct, frozen=True):
 RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
 
-class RequestMender(Protocol):
+class RequestRepairer(Protocol):
     """Makes the requests of a turn again without the content that an upstream refuses."""
 
-    async def mend_request(
+    async def repair_request(
         self, refused: RefusedContent, target: Target, endpoint: Endpoint
     ) -> ModelRequest | None:
         """Returns the request without the gateway's own content that the upstream refuses.

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from adapters.base import ModelReply
 from gateway.errors import GatewayError
-from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestRepairer
 from gateway.run.upstream_call import UpstreamCall
 
 
@@ -21,10 +21,10 @@ class ModelSource(Protocol):
     def call(self) -> UpstreamCall:
         """The call of the receipt that is under way, or the last call."""
 
-    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, repairer: RequestRepairer | None = None) -> ModelReply:
         """Returns the reply to the request that `make` returns. Raises: ProviderError.
 
-        mender: makes the request again if its content is refused; None: a refused request is not made again.
+        repairer: makes the request again if its content is refused; None: a refused request is not made again.
         """
 
     def note_prompt_tokens(self, estimated: int, actual: int, max_tokens: int) -> None:

@@ -13,7 +13,7 @@ from gateway.core.upstream.context_window import GUESSED_SCALE, ContextWindows, 
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.endpoint import Endpoint, MendedRequest, RequestMaker
+from gateway.run.upstream.endpoint import Endpoint, RepairedRequest, RequestMaker
 
 # The shares of a refused request that are tried in turn where the error names no length. Chosen so that a conversation
 # that has just outgrown its window is cut once, and one of twice that length three times.
@@ -38,7 +38,7 @@ class PromptCuts:
 
     async def shorten(
         self, error_body: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> MendedRequest | None:
+    ) -> RepairedRequest | None:
         """Returns a shorter request, or None if the error has another cause or the request cannot be cut any more.
 
         error_body: the body of the upstream's error.
@@ -59,7 +59,7 @@ class PromptCuts:
 
     async def _cut_to_window(
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> MendedRequest | None:
+    ) -> RepairedRequest | None:
         """Cuts the request to the length that the error names. tokens: this length."""
         window = target.context_window
         lengths: list[int] = []
@@ -73,16 +73,16 @@ class PromptCuts:
             lengths.append(int(window / GUESSED_SCALE))
         for length in lengths:
             cut_target = target._replace(context_window=length)
-            shorter = await make(cut_target, endpoint)
-            if shorter.body != request.body:  # else it fits by the gateway's count
+            shorter_request = await make(cut_target, endpoint)
+            if shorter_request.body != request.body:  # else it fits by the gateway's count
                 self._is_guess = length < window
                 self.receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
-                return MendedRequest(shorter, cut_target)
+                return RepairedRequest(shorter_request, cut_target)
         return None
 
     async def _cut_to_share(
         self, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> MendedRequest | None:
+    ) -> RepairedRequest | None:
         """Cuts to a share of the request.
 
         An accepted length is not noted as the model's window: it is an estimate from one caller's words, and the
@@ -93,13 +93,13 @@ class PromptCuts:
             length = int(self._refused_tokens * _SHARES[self._share_count])
             self._share_count += 1
             cut_target = target._replace(context_window=length)
-            shorter = await make(cut_target, endpoint)
-            if shorter.body != request.body:
+            shorter_request = await make(cut_target, endpoint)
+            if shorter_request.body != request.body:
                 self.receipt.headers["x-mnemogate-context-tokens"] = str(length)
                 _log.warning(
                     "The upstream %s refuses a prompt as too long for %s, and names no length: it is cut to %s tokens. "
                     "Set the model's `context_window`.",
                     *(endpoint.name, target.model, length),
                 )
-                return MendedRequest(shorter, cut_target)
+                return RepairedRequest(shorter_request, cut_target)
         return None

@@ -12,7 +12,7 @@ from adapters.types import EVENT_STREAM_HEADER, JSON_HEADER, Event
 from adapters.whole_reply import BufferedReply
 from gateway.errors import GatewayError
 from gateway.run.upstream.attempts import Attempts
-from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestRepairer
 from gateway.run.upstream_call import UpstreamCall
 
 
@@ -47,10 +47,10 @@ class ReplayedReplies:
     def call(self) -> UpstreamCall:
         return self.attempts.call if self._noted_call is None else self._noted_call
 
-    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, repairer: RequestRepairer | None = None) -> ModelReply:
         if not self.replies:
             self._noted_call = None
-            return await self.attempts.send(make, mender)
+            return await self.attempts.send(make, repairer)
         self._noted_call = UpstreamCall(time.perf_counter())
         reply = self.replies.pop(0)
         # A stream was noted as the gateway has read it, a body as its upstream sent it.

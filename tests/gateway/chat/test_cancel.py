@@ -165,8 +165,8 @@ def test_in_the_moment_in_which_a_later_round_is_answered(
     """With keep-alive comments a task of its own waits for the answer, and has it when the turn is cancelled."""
     send, answered = Attempts.send, []
 
-    async def left_when_answered(attempts: Attempts, make: Any, mender: Any) -> Any:
-        answered.append(await send(attempts, make, mender))
+    async def left_when_answered(attempts: Attempts, make: Any, repairer: Any) -> Any:
+        answered.append(await send(attempts, make, repairer))
         if len(answered) == 2:
             sink = make.__self__.call.sink  # of the turn that makes the request
             assert isinstance(sink, ClientReply)

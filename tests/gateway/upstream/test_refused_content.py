@@ -345,7 +345,7 @@ async def test_a_client_that_leaves_while_its_request_is_made_again_closes_the_r
         return ModelRequest(b"{}")
 
     class Leaver:
-        async def mend_request(self, refused: RefusedContent, target: Target, endpoint: Endpoint) -> None:
+        async def repair_request(self, refused: RefusedContent, target: Target, endpoint: Endpoint) -> None:
             raise asyncio.CancelledError
 
         def note_answer(self) -> None: ...

@@ -14,7 +14,7 @@ from gateway.core.upstream.context_window import ContextWindows
 from gateway.core.upstream.policy import Target
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.candidates import Candidate
-from gateway.run.upstream.endpoint import MendedRequest, RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import RepairedRequest, RequestMaker, RequestRepairer
 from gateway.run.upstream.prompt_cuts import PromptCuts
 
 # The statuses of refusals that may concern the length of a request.
@@ -27,12 +27,12 @@ class RequestSource(NamedTuple):
     # Makes the request for a target.
     make: RequestMaker
     # Makes a request again if its content is refused; None: nothing can be left out.
-    mender: RequestMender | None
+    repairer: RequestRepairer | None
 
 
 @dataclass(slots=True)
-class RequestMending:
-    """Mends the refused requests of one request of a client, for one endpoint at a time."""
+class RequestRepair:
+    """Repairs the refused requests of one request of a client, for one endpoint at a time."""
 
     # The windows of models, as far as they are known.
     windows: ContextWindows
@@ -45,34 +45,34 @@ class RequestMending:
         """Notes that another endpoint is asked from now on."""
         self._cuts = None
 
-    async def mend(
+    async def repair(
         self, error: BufferedReply, request: ModelRequest, source: RequestSource, candidate: Candidate
-    ) -> MendedRequest | None:
+    ) -> RepairedRequest | None:
         """Returns the request without the content that an error refuses, or None if nothing can be left out."""
         body = await error.read(MAX_REPLY_BYTES)
         if error.status in _TOO_LONG_STATUSES and request.path == CHAT_PATH:
             if self._cuts is None:
                 self._cuts = PromptCuts(self.windows, self.receipt)
-            shorter = await self._cuts.shorten(
+            shorter_request = await self._cuts.shorten(
                 body, request, source.make, candidate.target, candidate.endpoint
             )
-            if shorter is not None:
-                return shorter
-        refused = find_refused_content(error.status, body[:ERROR_BYTES])
-        if source.mender is None or refused is None:
+            if shorter_request is not None:
+                return shorter_request
+        refused_content = find_refused_content(error.status, body[:ERROR_BYTES])
+        if source.repairer is None or refused_content is None:
             return None
-        return await self.leave_out(refused, source.mender, candidate)
+        return await self.leave_out(refused_content, source.repairer, candidate)
 
     async def leave_out(
-        self, refused: RefusedContent, mender: RequestMender, candidate: Candidate
-    ) -> MendedRequest | None:
+        self, refused_content: RefusedContent, repairer: RequestRepairer, candidate: Candidate
+    ) -> RepairedRequest | None:
         """Returns the request without the refused content, or None if the gateway has added no such content."""
-        request = await mender.mend_request(refused, candidate.target, candidate.endpoint)
-        return None if request is None else MendedRequest(request, candidate.target)
+        request = await repairer.repair_request(refused_content, candidate.target, candidate.endpoint)
+        return None if request is None else RepairedRequest(request, candidate.target)
 
-    def note_answer(self, target: Target, mender: RequestMender | None) -> None:
+    def note_answer(self, target: Target, repairer: RequestRepairer | None) -> None:
         """Notes that the endpoint has taken the request as it is now."""
         if self._cuts is not None:
             self._cuts.note_answer(target)
-        if mender is not None:
-            mender.note_answer()
+        if repairer is not None:
+            repairer.note_answer()
