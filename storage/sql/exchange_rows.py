@@ -102,13 +102,13 @@ def make_exchange(
 ) -> Exchange:
     """Makes an exchange of a row that begins with the columns of `{skeleton}`."""
     (
-        id, conversation_row, parent, depth, seq, offset, length, begun, touched, ended, stopped,
+        exchange_row, conversation_row, parent, depth, seq, offset, length, begun, touched, ended, stopped,
         state, superseded, continued, active, edits, merged, size, head, evicted, prior, section,
         path_hash, reply_key, redactions, inputs, media, reply, notes, run, opaque, model, hidden, *_,
     ) = row  # fmt: skip
     # The fields are given by position: keywords cost half as much again, and a long conversation has hundreds of rows.
     return Exchange(
-        id,
+        exchange_row,
         conversation_row,
         parent,
         depth,
