@@ -197,6 +197,8 @@ CREATE TABLE conversations (
     UNIQUE (uid)
 );
 
+CREATE UNIQUE INDEX conversations_row ON conversations USING btree (id) WHERE (COALESCE(key, ''::text) <> 'default'::text);
+
 CREATE TRIGGER rev_conversation_changed AFTER UPDATE OF agent, uid, key ON conversations FOR EACH ROW EXECUTE FUNCTION rev_of_old();
 
 CREATE TRIGGER rev_conversation_gone AFTER DELETE ON conversations REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION rev_of_many();

@@ -327,7 +327,7 @@ async def test_a_page_of_facts_reads_no_more_than_it_shows(database: PostgresSer
     assert max(read) < 1_000, plan
 
 
-# 30 agents with 1,000 runs each, in two projects. Each run has one step.
+# 30 agents with 1,000 runs and 101 conversations each, in two projects. Each run has one step.
 RUNS = """
 INSERT INTO agents (uid, project, profile, subject, secret, created)
 SELECT 'agent-' || n, CASE WHEN n % 2 = 0 THEN 'p' ELSE 'q' END, '@', 'agent:' || n, '', 0
@@ -341,6 +341,8 @@ INSERT INTO exchanges (agent, conversation, depth, seq, span, "offset", begun, t
 SELECT agent, conversation, 0, id * 2, 2, 0, 0, 0, 'finished', 1, 1, sha256(('p' || id)::bytea),
     sha256(('r' || id)::bytea), sha256(('i' || id)::bytea), '', '' FROM runs;
 INSERT INTO run_steps (exchange, agent, run, number, begun) SELECT id, agent, seq / 2, 0, 0 FROM exchanges;
+INSERT INTO conversations (agent, uid, begun, last_at) SELECT id, 'further-' || id || '-' || n, 0, 0
+FROM agents, generate_series(1, 100) n;
 ANALYZE;
 """
 
@@ -353,19 +355,29 @@ def runs(postgres: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "values"),
+    ("file", "name", "values"),
     [
-        ("of_project_down", ["'p'", "0", "1000000", "ARRAY['completed']", "NULL", "NULL", "NULL", "20"]),
-        ("of_project_up", ["NULL", "0", "1000000", "ARRAY['completed']", "NULL", "NULL", "NULL", "20"]),
-        ("steps_of_project_down", ["'p'", "0", "1000000", "NULL", "20"]),
-        ("row_before", ["1000000", "20"]),
+        (
+            "runs",
+            "of_project_down",
+            ["'p'", "0", "1000000", "ARRAY['completed']", "NULL", "NULL", "NULL", "20"],
+        ),
+        (
+            "runs",
+            "of_project_up",
+            ["NULL", "0", "1000000", "ARRAY['completed']", "NULL", "NULL", "NULL", "20"],
+        ),
+        ("runs", "steps_of_project_down", ["'p'", "0", "1000000", "NULL", "20"]),
+        ("runs", "row_before", ["1000000", "20"]),
+        ("conversations", "of_project_down", ["'p'", "0", "1000000", "20"]),
+        ("conversations", "of_project_up", ["'p'", "0", "1000000", "20"]),
     ],
 )
-async def test_a_page_of_a_projects_runs_reads_no_more_than_the_newest(
-    runs: str, name: str, values: list[str]
+async def test_a_page_of_a_projects_list_reads_no_more_than_the_page(
+    runs: str, file: str, name: str, values: list[str]
 ) -> None:
     async with connect(runs) as connection:
-        text = load("agents_api/runs.sql")[name].postgres
+        text = load(f"agents_api/{file}.sql")[name].postgres
         lines = await explain(connection, text, values, "ANALYZE, TIMING OFF")
     plan = "\n".join(lines)
     read = [float(rows) * int(loops) for rows, loops in re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)]

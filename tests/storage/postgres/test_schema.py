@@ -46,6 +46,7 @@ PINNED = {
     "0024-0025_evicted.sql": "df91356c89657cd367c0f0c504c9ace1d9d11a40a9b649f2f15d18992b185d76",
     "0025-0026_counted.sql": "4ad9ce9ad1bd3a99c0acfa3d1a073ed5ec1ca591440315763cba1196b0207013",
     "0026-0027_project_runs.sql": "28a5a9356e5706dcb247ffd9ab9240699e5b511d27dff640f7af0b74653060e0",
+    "0027-0028_project_conversations.sql": "33ea77005b530d38598d5fe0f7e1fe9359641ccc2586b73cfa3b53fa5391cc7d",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
