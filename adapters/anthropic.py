@@ -81,7 +81,7 @@ class Anthropic(OpenAICompatible):
     def __init__(self, *args: Any, headers: tuple[Header, ...] = (), **options: Any) -> None:
         # Other headers of the settings are sent as they are. Betas are joined with those that a request needs.
         self._betas = tuple(header for header in headers if header[0].lower() == _BETA_HEADER)
-        # The limits of completions, from the upstream's list of models: model -> max_tokens.
+        # The limits of completions (max_tokens) by model, from the upstream's list of models.
         self._max_tokens_by_model: dict[str, int] = {}
         super().__init__(
             *args, headers=tuple(header for header in headers if header not in self._betas), **options

@@ -19,7 +19,8 @@ _HOP_BY_HOP_HEADERS: Final = frozenset(
 _CONTROLS_TO_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
 # Content codings that aiohttp decodes. For a body that cannot be decoded, aiohttp raises an error.
 _DECODED_CODINGS: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
-# Upstreams send the same few names with every reply. Bytes of a name -> its text; "": the header is not passed on.
+# The names of headers as text, by their bytes; "": the header is not passed on. Upstreams send the same few names with
+# every reply.
 _NAME_CACHE: dict[bytes, str] = {}
 # Bounds of the cache. Not measured.
 _MAX_CACHED_NAMES: Final = 1024

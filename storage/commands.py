@@ -52,7 +52,7 @@ class PlacedNote:
     utf8: bytes
     # The tokens of the text; 0: the tokens have not been counted yet.
     tokens: int = field(default=0, compare=False)
-    # The memory blocks that the text shows: label -> digest of the shown value; None: the text has not been read yet.
+    # The digests of the block values that the text shows, by label; None: the text has not been read yet.
     shown: Mapping[str, str] | None = field(default=None, compare=False)
 
 

@@ -85,7 +85,7 @@ USAGE = "usage"
 # Limits have changed.
 LIMITS = "limits"
 
-# The agents that transactions have changed -> their numbers, or None if the numbers are not known. None instead of the
+# The numbers of the agents that transactions have changed; None: the numbers are not known. None instead of the
 # mapping: any agent may have changed.
 Changes = Mapping[int, AgentNumbers | None] | None
 

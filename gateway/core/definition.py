@@ -156,7 +156,7 @@ class McpServerDefinition(_Stored, frozen=True):
     transport: Literal["streamable_http", "sse"] = "streamable_http"
     # The header in which the token is sent; None: Authorization.
     token_header: str | None = None
-    # Field -> encrypted value (gateway.agents.core.mcp_server).
+    # The encrypted secrets by their fields (gateway.agents.core.mcp_server).
     secrets: dict[str, str] = field(default_factory=dict)
 
 

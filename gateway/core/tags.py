@@ -44,7 +44,7 @@ _FORM_RANGES = (
     (0x00AA, 0x0250), (0x02B0, 0x02B9), (0x1D2C, 0x1D6B), (0x1E00, 0x1F00), (0x2070, 0x209D), (0x2100, 0x214F),
     (0x2460, 0x24EA), (0xFF21, 0xFF5B), (0x1D400, 0x1D800), (0x1F110, 0x1F18A),
 )  # fmt: skip
-# Latin letter -> the letters of other alphabets that look like it.
+# The letters of other alphabets that look like a Latin letter, by that letter.
 _LOOKALIKES = {
     "a": "аɑαАΑ", "c": "сϲСϹ", "e": "еҽЕΕ", "i": "іıΙІι", "m": "мМΜ", "n": "ոΝ", "o": "оοОΟօ", "r": "гᴦ",
     "s": "ѕЅ", "t": "тТΤτ", "u": "υսц", "v": "ѵνν", "y": "уүγУΥҮ",
@@ -103,7 +103,7 @@ def _make_tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: 
     """Returns the pattern of a tag after its first character. It reads each character once (no backtracking).
 
     names: the names of the tags.
-    letters: letter of a name -> all characters that are read as it.
+    letters: the characters that are read as a letter of a name, by that letter.
     unseen: the pattern of the characters that may lie between two letters.
     slashes: the characters that may close a tag, for a character class.
     """

@@ -42,7 +42,7 @@ class ToolRule(Struct, frozen=True):
     is_strict: bool = False
     # The most runs of the tool (MAX_COUNT).
     max_calls: int = 0
-    # Tool -> the arguments that the gateway sets (RUN_FIRST, CHILDREN).
+    # The arguments that the gateway sets (RUN_FIRST, CHILDREN), by the names of the tools.
     arguments: dict[str, dict[str, object]] = {}
 
     @property

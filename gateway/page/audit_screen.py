@@ -21,7 +21,7 @@ from gateway.run.admin.plain_text import count_noun
 
 # The most people who are offered where no entry fits a name.
 _OFFERED_PEOPLE = 10
-# Action -> what it concerns, for entries that do not name it.
+# The objects that actions concern, by the action, for entries that do not name them.
 _OBJECTS = {
     "read": "what is remembered",
     "export": "all that is remembered, as a file",

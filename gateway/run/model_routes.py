@@ -17,7 +17,8 @@ from gateway.settings import Settings
 
 # The most routes that are cached, by the model's name. Bounded, since callers choose the names.
 _MAX_ROUTES = 256
-# Type of a tool -> the capability that an upstream needs for it. Functions are taken or translated everywhere.
+# The capabilities that an upstream needs for tools, by the types of the tools. Functions are taken or translated
+# everywhere.
 _TOOL_CAPABILITIES = {
     "custom": attrgetter("custom_tools"),
     "web_search_20250305": attrgetter("web_search"),

@@ -21,7 +21,7 @@ from gateway.run.memory.prompt_removals import (
     remove_stored_media,
 )
 
-# Refused content -> the parts that are left out one after the other: (name in `ChatCall.left_out_parts`, removal).
+# The parts that are left out one after the other, by the refused content: (name in `ChatCall.left_out_parts`, removal).
 _REMOVALS: Mapping[RefusedContent, Sequence[tuple[str, Removal]]] = {
     RefusedContent.FILTERED: (
         ("memory", remove_memory_texts),

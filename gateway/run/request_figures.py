@@ -43,7 +43,7 @@ class _Minute(Struct):
     failed: int = 0
     # The number of requests by the mode of memory.
     modes: Counter[str] = field(default_factory=Counter)
-    # Bucket of the added latency -> requests.
+    # The numbers of requests by the bucket of the added latency.
     added_buckets: Counter[int] = field(default_factory=Counter)
 
 

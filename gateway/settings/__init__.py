@@ -370,7 +370,7 @@ class UpstreamSettings(Table, frozen=True):
     total_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] | None = None
     # The most retries of a request that got nothing of a reply.
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
-    # Capability -> whether the upstream has it, for capabilities that its kind leaves open.
+    # The capabilities that the kind leaves open: True if the upstream has the capability.
     takes: dict[Capability, bool | ResponsesSupport] = field(default_factory=dict)
     # Headers of each request.
     headers: Annotated[dict[str, Text], _SECRET_MARK] = field(default_factory=dict)

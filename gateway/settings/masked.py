@@ -13,7 +13,7 @@ from storage.masked_url import mask_password
 
 # The user and the password before a proxy's host. A proxy may take a token in place of both.
 _PROXY_LOGIN = re.compile(r"(?<=://).*@")
-# Secret settings that are URLs -> the function that masks the secret in the URL.
+# The functions that mask the secret in a URL, by the secret setting with the URL.
 _URL_MASKS: dict[str, Callable[[str], str]] = {
     "url": mask_password,
     "listen_url": mask_password,

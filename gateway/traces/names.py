@@ -34,7 +34,7 @@ ADDED_MS: Final = "mnemogate.added_ms"
 SIDE_REQUEST: Final = "mnemogate.side_request"
 CLIENT_GONE: Final = "mnemogate.client_gone"
 LIMIT_ID: Final = "mnemogate.limit"
-# The numbers that a reply's headers have: attribute -> header.
+# The headers of a reply that have numbers, by the attributes that get the numbers.
 ATTRIBUTE_HEADERS: Final = {
     "mnemogate.recalled_tokens": "x-mnemogate-recalled-tokens",
     "mnemogate.injected_tokens": "x-mnemogate-injected-tokens",

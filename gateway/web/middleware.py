@@ -87,7 +87,7 @@ class Edge:
     now: Callable[[], float]
     # Paths with one of these prefixes check their callers themselves.
     open_prefixes: tuple[str, ...] = ()
-    # Path prefix -> the form of all errors below it, including those before any route (a wrong key, an unknown path).
+    # The forms of all errors below a path, by its beginning: also before any route (a wrong key, an unknown path).
     # The first prefix that fits counts; on all other paths errors have OpenAI's form.
     error_forms: Mapping[str, ErrorForm] = field(default_factory=dict)
     # Returns the form for a request to a path that several dialects share; None: the path decides.

@@ -130,7 +130,7 @@ def encode(
     """
     import numpy as np
 
-    # Chunk -> slot -> the message there.
+    # The messages by chunk and slot.
     chunks: dict[int, dict[int, CountedDocument]] = {}
     for document in documents:
         message = counted.get(document) or mark_names(count_terms(document), document)

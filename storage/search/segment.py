@@ -107,7 +107,7 @@ class Postings(Struct, frozen=True):
 
     # The occurrences by hash, packed as in a chunk, but with the number and the row of the segment as the row.
     read: Mapping[int, NDArray[np.int64]] = {}
-    # For terms that were not read: hash -> the most occurrences that the term can have.
+    # The most occurrences that terms can have that were not read, by the hashes of the terms.
     unread: Mapping[int, int] = {}
 
 

@@ -119,7 +119,7 @@ class Forgetting(StoreGroup):
         self._interruptions: dict[int, _Interruption] = {}
         # A file that was restored may have another forgetting of that number.
         database.add_recovery_listener(self._interruptions.clear)
-        # The forgetting of a memory -> the forgettings of its sleeptime agents' memories, which are run first.
+        # The forgettings of sleeptime agents' memories, which are run first, by the forgetting of the memory they read.
         self._prerequisites: dict[int, list[int]] = {}
 
     @reads

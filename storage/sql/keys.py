@@ -116,7 +116,7 @@ class Keys(StoreGroup):
         self._path = path
         self._now = now
         self._tick = time.monotonic
-        # Digest -> a key and the time at which it is read again. Replaced as a whole when keys change.
+        # The keys by their digests, each with the time at which it is read again. Replaced as a whole when keys change.
         self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         # True once the store was known to have a key.
         self._has_key = False

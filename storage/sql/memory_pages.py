@@ -190,7 +190,7 @@ class MemoryPages(StoreGroup):
         end_rows: the `exchange_row` of branches of the conversation.
         """
         rows = await connection.fetch_rows(SQL["parents"], (agent_row, conversation_row, _DEEPEST))
-        # The row of an exchange -> the row of the exchange before it; 0: a message was sent without its history.
+        # The rows of exchanges by the rows of the exchanges after them; 0: a message was sent without its history.
         parents: dict[int, int] = {row: parent or 0 for row, parent in rows}
         follower_counts = Counter(parents.values())
         first_rows: dict[int, int] = {}
@@ -388,9 +388,9 @@ def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
 
     steps: the deepest exchanges of the conversation, each after its parent. The messages before them all count.
     """
-    # The row of an exchange -> the number of messages that are left on the path up to it.
+    # The numbers of messages that are left on the path up to an exchange, by its row.
     counts: dict[int | None, int] = {None: 0}
-    # The row of an exchange -> the row of the last exchange with a message left on the path up to it.
+    # The rows of the last exchanges with a message left on the path up to an exchange, by its row.
     last_rows: dict[int | None, int | None] = {None: None}
     # The rows of the exchanges with a message left that another such exchange follows.
     followed_rows: set[int | None] = {None}

@@ -90,7 +90,7 @@ class MoveTarget(StoreGroup):
     ) -> None:
         """Adds the limits that are missing here. A limit that has another amount here stays as it is.
 
-        keys: number of a gateway key in the source -> its number here.
+        keys: the numbers of gateway keys here, by their numbers in the source.
         """
         stored_bounds = {tuple(row) for row in await connection.fetch_rows(SQL["limit_bounds"])}
         for limit in limits:

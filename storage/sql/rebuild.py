@@ -394,7 +394,7 @@ async def preview_block(
     rules: the rules that make the new values.
     erased_rows: the rows of the exchanges that would be erased.
     texts: texts in small letters. Lines that have one of them as whole words are dropped.
-    remaining_texts: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
+    remaining_texts: the texts of the user's messages that stay, by exchange, as `load_remaining_texts` returns them.
     """
     division = _Division(erased_rows, (), texts, remaining_texts)
     await division.add_all(connection, versions)
@@ -431,7 +431,7 @@ async def _write_following(
     """
     staying = [*(_RewrittenVersion(version, version.value) for version in clean), *rewritten.staying]
     number = block.version
-    # The numbers of versions before -> their present numbers.
+    # The present numbers of versions, by their numbers before.
     numbers: dict[int | None, int] = {version.number: version.number for version, _ in staying}
     for version, value in rewritten.following:
         await write_block(
@@ -500,7 +500,7 @@ class _Division:
         erased_rows: the rows of the erased exchanges.
         turnless_numbers: the numbers of the versions that are erased though they came from no exchange.
         texts: texts in small letters. Lines that have one of them as whole words are dropped.
-        remaining_texts: exchange -> the texts of the user's messages that stay, as `load_remaining_texts` returns them.
+        remaining_texts: the texts of the user's messages that stay, by exchange, from `load_remaining_texts`.
         """
         # The versions before the first version with erased content.
         self.clean: list[BlockVersion] = []

@@ -509,7 +509,7 @@ async def write_merge(
 ) -> None:
     """Writes the results of edits: blocks, each over the version that the edit was made on, passages and facts.
 
-    first_versions: block -> the version from which its first edit was computed.
+    first_versions: the versions from which first edits were computed, by the rows of the blocks.
     reading: the part of a memory that the run reads. The run's passages and facts are stored in that memory.
 
     Raises: WriteConflict.

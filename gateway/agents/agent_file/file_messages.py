@@ -36,7 +36,7 @@ from gateway.core.turn.call_ids import make_valid_tool_name
 _DEFAULT_SHOWING = Showing()
 # Letta packs a tool's result as an object with exactly these fields. A tool's own JSON may have them among others.
 _PACKED_RESULT_FIELDS = {"status", "message", "time"}
-# The status in a packed result -> the status of a tool return.
+# The statuses of tool returns, by the statuses in packed results.
 _STATUSES = {"OK": "success", "Failed": "error"}
 _PACKED_STATUSES = {status: packed for packed, status in _STATUSES.items()}
 # The types of system events, which Letta's older agents got as user messages.

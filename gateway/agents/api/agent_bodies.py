@@ -195,7 +195,7 @@ class CreateAgent(UpdateAgent):
 _WINDOW = WindowFields("message_buffer_limit", "message_buffer_min", ("body",))
 # The fields that are stored for the client as they came. Changes of `model_settings` are merged (`_merge_retained`).
 _STORED_FIELDS = [name for name in list_stored_fields(UpdateAgent) if name != "model_settings"]
-# The fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
+# The names in `AgentDefinition` of the fields with the same value in bodies and definitions, by the names in bodies.
 PLAIN_FIELDS = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
     "context_window_limit": "context_window",

@@ -43,7 +43,7 @@ from storage.run_records import Run
 _NO_OWN_BLOCKS = refused(
     "An agent's blocks are the same in all its conversations; an agent of its own has others."
 )
-# The fields that bodies and definitions have with the same value: name in a body -> name in `ConversationDefinition`.
+# The names in `ConversationDefinition` of the fields with the same value in bodies, by the names in bodies.
 _PLAIN_FIELDS = {
     **{name: name for name in ("summary", "description", "model")},
     "context_window_limit": "context_window",

@@ -48,7 +48,7 @@ class SearchAgents(SearchMessages):
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
 
 
-# Message type -> the field with the text.
+# The fields with the text, by the types of messages.
 TEXT_FIELDS = {
     "user_message": "content",
     "assistant_message": "content",

@@ -61,7 +61,7 @@ class TriedTool(ToolSource, kw_only=True):
     env_vars: Annotated[dict[str, str] | None, _NO_VARIABLES] | UnsetType = UNSET
 
 
-# A field of a request -> the field of a definition. An upsert retains the fields that it does not name.
+# The fields of a definition by the fields of a request. An upsert retains the fields that it does not name.
 _RETAINED_FIELDS = {
     "tags": "tags",
     "return_char_limit": "result_chars",

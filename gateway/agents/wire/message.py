@@ -83,8 +83,8 @@ def render_messages(
 ) -> list[dict[str, Any]]:
     """Returns the JSON of the messages that show a stored message.
 
-    waiting: call id -> the kind of answer for which the call waits, if the stored message is a reply that waits.
-    tool_names: call id -> tool, if the stored message has results.
+    waiting: the kinds of answers for which calls wait, by the ids of the calls, if the stored message is a reply.
+    tool_names: the names of tools by the ids of their calls, if the stored message has results.
     first_index: the number of messages that have shown parts of the stored message already.
     results: the results that are shown as a part of the stored message.
     """

@@ -78,7 +78,7 @@ class RunNumbers:
     reply_seq: int
     # The number of steps that have begun.
     step_count: int = 1
-    # Call id -> tool, for calls of an earlier run that this run answers.
+    # The tools of the calls of an earlier run that this run answers, by the ids of the calls.
     tool_names: Mapping[str, str] = field(default_factory=dict)
     # The uids of sleeptime runs that the end of this run makes due; empty until the end.
     started_run_uids: Sequence[str] = ()

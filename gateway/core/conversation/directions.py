@@ -63,7 +63,7 @@ def insert_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     turns: the turns of the path, oldest first.
     """
     messages = [message for turn in turns for message in (*turn.inputs, *turn.reply)]
-    # Index of a message -> the directions before it.
+    # The directions before messages, by the indices of the messages.
     directions_before: dict[int, list[WireMessage]] = {}
     # The index of the current turn's end.
     end = len(messages)

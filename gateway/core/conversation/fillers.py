@@ -79,7 +79,7 @@ def with_fillers_of(message: WireMessage, stored_message: Mapping[str, Any]) -> 
         lambda pair: stored_text[pair[0]].lower() == text[pair[1]].lower(),
         zip(stored_offsets, offsets, strict=False),
     )
-    # Offset in the stored text -> index in `offsets`, up to the first characters that differ.
+    # The indices in `offsets` by the offsets in the stored text, up to the first characters that differ.
     index_of = {stored_offset: n for n, (stored_offset, _) in enumerate(pairs)}
     message_spans: list[FillerSpan] = []
     for start, end in spans:

@@ -27,7 +27,7 @@ class RequestEnd(Struct, frozen=True):
     shown_reply: WireMessage
     # The time of the end, in seconds since the epoch.
     now: float
-    # The notes of the input's messages: index in the input -> text.
+    # The notes of the input's messages, by the indices in the input.
     notes: Mapping[int, str]
     # Ids of the calls that the gateway ran.
     gateway_call_ids: frozenset[str] = frozenset()

@@ -60,7 +60,7 @@ class _WaitingCall(Struct, frozen=True):
 
     # The name of the called tool.
     tool_name: str
-    # The texts among the arguments: hash -> length in bytes.
+    # The lengths in bytes of the texts among the arguments, by the hashes of the texts.
     argument_bytes: Mapping[int, int]
     # The hash of the user's message for which the call was made.
     question_hash: int

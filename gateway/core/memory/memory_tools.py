@@ -52,7 +52,7 @@ class EditOperation(StrEnum):
 REWRITE_OPERATIONS = frozenset({EditOperation.RETHINK})
 # The arguments of `BLOCK_TOOLS` that have new text of a block. Learning refuses secrets and marks orders in them.
 NEW_TEXT_ARGUMENTS = ("new_string", "new_memory")
-# The operations that store a text of their own and change no block -> the kind of the text (`Message.kind`).
+# The kinds of texts (`Message.kind`) by the operations that store a text of their own and change no block.
 STORED_SOURCES: Mapping[str, str] = MappingProxyType(
     {EditOperation.ARCHIVAL_INSERT: "passage", EditOperation.REMEMBER_FACT: "fact"}
 )
@@ -157,8 +157,8 @@ MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
     }
 )
 
-# A tool that edits a block -> its operation. Without a named user only these tools are offered: the others reach texts
-# that the prompt does not show.
+# The operations of the tools that edit a block. Without a named user only these tools are offered: the others reach
+# texts that the prompt does not show.
 BLOCK_TOOLS: Mapping[str, EditOperation] = MappingProxyType(
     {
         name: tool.operation

@@ -70,8 +70,8 @@ def choose_tool_names(
 
     enabled: the canonical names, in the order of the profile.
     client_names: the names of the client's own tools.
-    earlier: offered name -> canonical tool, from the first offer in this conversation. These names stay; if a tool of
-        the client's has taken one of them since, no tool is offered. None: no tool was offered yet.
+    earlier: the canonical tools by their offered names, from the first offer in this conversation. These names stay; if
+        a tool of the client's has taken one of them since, no tool is offered. None: no tool was offered yet.
     """
     if earlier:
         if any(name in client_names for name in earlier):

@@ -40,7 +40,7 @@ def compose(
     """Returns the messages and texts that go around the client's list.
 
     offered_tools: the names of the gateway tools in this request.
-    new_notes: the notes of new messages: index among the new messages -> note.
+    new_notes: the notes of new messages, by the indices among the new messages.
     additions: the additions to a list that equals its path word for word, so that positions are counted; None:
         positions are found by comparing list and path.
 

@@ -58,13 +58,13 @@ class Composition(Struct):
 
     # Messages before the first of the client's that is not a system message.
     inserted: Sequence[InsertedMessage] = ()
-    # Index of a client message -> the element of the path that it is; empty if the list is the path word for word.
+    # The elements of the path by the indices of the client messages; empty if the list is the path word for word.
     elements_by_index: dict[int, PathElement] = msgspec.field(default_factory=dict)
-    # Index of a client message -> the note before its text.
+    # The notes before texts, by the indices of the client messages.
     notes: dict[int, str] = msgspec.field(default_factory=dict)
     # The estimated tokens of `notes`.
     note_tokens: int = 0
-    # Index of a client message -> the messages that replace it; an empty list if `inserted` has it.
+    # The messages that replace client messages, by the indices of these; an empty list if `inserted` has the message.
     replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
     # The hidden rounds among the replacements, with their private fields.
     stored_rounds: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
@@ -73,7 +73,7 @@ class Composition(Struct):
     moves_rounds: bool = False
     # The number of hidden rounds of the last prompt that could not be restored, so that its stable prefix is broken.
     unrestored_rounds: int = 0
-    # Index of a client message -> the memory blocks that its note or its hidden rounds show.
+    # The memory blocks that notes and hidden rounds show, by the indices of the client messages.
     shown: dict[int, ShownBlocks] = msgspec.field(default_factory=dict)
 
     def without_notes(self) -> Composition:

@@ -21,9 +21,9 @@ def find_results_order(messages: Sequence[Mapping[str, Any]]) -> list[int] | Non
 
     Returns None if the list has that order. A result without its call in the list before it stays where it is.
     """
-    # Id of a call -> the index of its reply.
+    # The indices of replies by the ids of their calls.
     reply_indices: dict[str, int] = {}
-    # Index of a reply -> the indices of its results that do not directly follow it.
+    # The indices of results that do not directly follow their reply, by the index of the reply.
     late_results: dict[int, list[int]] = {}
     # The index of the last message that is no result.
     last_index = -1
@@ -98,7 +98,7 @@ def _with_results_first(
 ) -> Sequence[SentMessage]:
     """Returns a reply, the results of its calls, and the other messages that follow it.
 
-    calls: id -> call, for the replies before this one; the calls of this reply are added.
+    calls: the calls of the replies before this one, by their ids; the calls of this reply are added.
     """
     results = [each for each in following if each.role == "tool"]
     own_ids = {read_call_id(call) for call in list_raw_calls(reply.content.message)}

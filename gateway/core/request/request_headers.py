@@ -58,7 +58,8 @@ _USUAL_CONNECTION_VALUES = (b"keep-alive", b"close")
 _QUOTED_CHARS = 64
 # The most names that are cached, since callers choose them. Real clients send some dozens.
 _MAX_CACHED_NAMES = 1024
-# Name of a header -> the name as text, or "" if it does not pass. Clients send the same few names with every request.
+# The names of headers as text, by their bytes; "": the header does not pass. Clients send the same few names with
+# every request.
 _cached_names: dict[bytes, str] = {}
 
 

@@ -39,7 +39,7 @@ _BOUND_PHRASES: Final[Mapping[str, str]] = {
     "maxProperties": "must have at most {} fields",
     "additionalItems": "must have at most {} items",
 }
-# The keyword that a value breaks -> the requirement in words. The library's `kind` has the keyword's own value.
+# The requirements in words, by the keyword that a value breaks. The library's `kind` has the keyword's own value.
 _OTHER_PHRASES: Final[Mapping[str, Callable[[Any], str]]] = {
     "type": lambda kind: (
         "must be " + " or ".join(text for name, text in _TYPE_PHRASES.items() if name in kind.types)

@@ -84,9 +84,9 @@ class SplitArguments(NamedTuple):
 class Asides(Struct, frozen=True):
     """The arguments of a turn's tools that the gateway takes for itself or shows to the user."""
 
-    # Tool -> its asides.
+    # The asides by the names of their tools.
     by_tool: Mapping[str, Collection[str]] = field(default_factory=dict)
-    # Tool -> its argument with the text that is shown to the user.
+    # The arguments with the text that is shown to the user, by the names of their tools.
     spoken_arguments: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -165,9 +165,9 @@ class AsideReader:
 
     def __init__(self, asides: Asides) -> None:
         self._asides = asides
-        # Index of a call in the reply -> the reader of its arguments.
+        # The readers of arguments, by the indices of the reply's calls.
         self._readers: dict[int, _CallReader] = {}
-        # Index of a call in the reply -> how many pieces of its arguments were read.
+        # The numbers of pieces of arguments that were read, by the indices of the reply's calls.
         self._read_counts: dict[int, int] = {}
 
     def read(self, calls: Iterable[ToolCall]) -> list[AsidePiece]:

@@ -99,7 +99,7 @@ class EndpointHealth:
     break_count: int = 0
     # The end of the open circuit.
     open_until: float = -math.inf
-    # Model -> the end of its cooldown, from Retry-After.
+    # The ends of models' cooldowns, from Retry-After, by the names of the models.
     cooldowns: dict[str, float] = field(default_factory=dict)
     # The one request that may close the circuit is under way.
     is_probing: bool = False

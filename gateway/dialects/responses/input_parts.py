@@ -75,7 +75,7 @@ class ContentPartKind(Struct, frozen=True):
 
 
 _TEXT_KIND = ContentPartKind(_translate_text, frozenset(("type", "text")))
-# The type of a part -> its kind.
+# The kinds of parts, by their types.
 PART_KINDS = {
     "input_text": _TEXT_KIND,
     "output_text": _TEXT_KIND,

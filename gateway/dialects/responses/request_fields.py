@@ -38,7 +38,7 @@ FIELDS_NOT_PASSED_ON = (
     "stream_options",
     "truncation",
 )
-# Field -> its type, for fields that `make_chat_request` does not check. `"store": "false"` must not be true.
+# The types of the fields that `make_chat_request` does not check. `"store": "false"` must not be true.
 _FIELD_TYPES: dict[str, type] = {
     **dict.fromkeys(("background", "parallel_tool_calls", "store"), bool),
     **dict.fromkeys(("client_metadata", "stream_options"), dict),
@@ -250,7 +250,7 @@ def _read_positive(json: Json, key: str) -> int | None:
     return value
 
 
-# Field -> the function that makes a chat completion's fields of its value.
+# The functions that make a chat completion's fields of a field's value, by the field.
 _FIELD_TRANSLATORS: dict[str, Callable[[Any], Json]] = {
     "max_output_tokens": _translate_limit,
     "reasoning": _translate_reasoning,

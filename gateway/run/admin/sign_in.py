@@ -56,7 +56,7 @@ class SignIn:
         self._store = store
         self._now = now
         self._is_enabled = is_enabled
-        # Digest of a code -> the time at which the code was made; the oldest first.
+        # The times at which codes were made, by the digests of the codes; the oldest first.
         self._codes: dict[bytes, float] = {}
 
     async def make_code(self, _: RawArguments) -> dict[str, Any]:

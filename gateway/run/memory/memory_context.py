@@ -70,7 +70,7 @@ class MemoryContext(Struct, frozen=True):
     section: SentSection | None = None
     # The memory blocks with the path's own pending edits.
     blocks: tuple[Block, ...] = ()
-    # The gateway's tools for the model: the name in this request -> the tool's own name.
+    # The own names of the gateway's tools for the model, by the names in this request.
     offered_tools: Mapping[str, str] = field(default_factory=dict)
     # The row of the exchange, once its user message is written; negative before.
     exchange_row: int = -1

@@ -42,9 +42,9 @@ class PartialOutput:
     """The complete items of an output, and the text so far of each message that is not complete."""
 
     def __init__(self) -> None:
-        # Index of an item -> the complete item as JSON.
+        # The complete items as JSON, by their indices.
         self._complete: dict[int, bytes] = {}
-        # Index of an item that is a message -> its id.
+        # The ids of items that are messages, by the indices of the items.
         self._message_ids: dict[int, str] = {}
         # (index of the item, index of its part) -> the pieces of the text.
         self._texts: dict[tuple[int, int], list[str]] = {}
