@@ -54,9 +54,13 @@ class RequestRefused(JobFailed):
 class _UnreadableReply(JobFailed):
     """A reply of status 200 is no chat completion."""
 
-    def __init__(self, counts: TokenCounts) -> None:
-        """counts: the tokens that the reply reports."""
-        super().__init__("the background model answered with something that is no chat completion")
+    def __init__(self, model: str, counts: TokenCounts) -> None:
+        """Makes the error.
+
+        model: `BackgroundModel.full_name`.
+        counts: the tokens that the reply reports.
+        """
+        super().__init__(f"{model} answered with something that is no chat completion")
         self.counts = counts
 
 
@@ -112,6 +116,11 @@ class BackgroundModel:
     # The longest time of a whole call.
     timeout_s: float = CALL_S
 
+    @property
+    def full_name(self) -> str:
+        """The name of the model in errors, with its upstream: an operator has to know which key or server to mend."""
+        return f"the background model {self.model} of the upstream {self.upstream.name}"
+
     def with_model(self, model: str) -> BackgroundModel:
         """Returns another model of the provider, which shares its connections and the bound on calls at a time."""
         return replace(self, model=model)
@@ -153,17 +162,17 @@ class BackgroundModel:
                     call.prompt = PromptFacts(max_tokens=max_tokens)
                     async with asyncio.timeout(self.timeout_s):
                         raw = await self._send_request(request, call)
-                    answer = _read_answer(raw, len(request.body), call)
+                    answer = _read_answer(raw, len(request.body), call, self.full_name)
             except JobFailed as error:
                 count("failed", error.counts if isinstance(error, _UnreadableReply) else TokenCounts())
                 raise
             except TimeoutError:
                 count("failed", TokenCounts())
-                raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
+                raise JobFailed(f"{self.full_name} gave no answer in {self.timeout_s:g} s") from None
             except ProviderError as error:
                 count("failed", TokenCounts())
                 failure = FAILURE_WORDS[classify_failure(error).kind]
-                raise JobFailed(f"the background model {failure}") from error
+                raise JobFailed(f"{self.full_name} {failure}") from error
             count("ok", answer.counts)
             return answer
 
@@ -208,11 +217,11 @@ class BackgroundModel:
         if call.status == 429:
             wait_s = read_retry_after(reply.headers, self.budget.now())
             # "At once", or a date that is over by this clock, would be a loop.
-            raise JobPostponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
+            raise JobPostponed(f"{self.full_name} is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:
             is_refused = call.status in REFUSAL_STATUSES and not is_account_refusal(call.status, body)
             failure = RequestRefused if is_refused else JobFailed
-            raise failure(f"the background model answered {call.status}")
+            raise failure(f"{self.full_name} answered {call.status}")
         return body
 
 
@@ -253,8 +262,13 @@ class BackgroundModels:
             await each.aclose()
 
 
-def _read_answer(raw: bytes, request_bytes: int, call: UpstreamCall) -> ModelAnswer:
-    """Returns the answer in a chat completion, and notes the reported tokens in its call. Raises: _UnreadableReply."""
+def _read_answer(raw: bytes, request_bytes: int, call: UpstreamCall, model: str) -> ModelAnswer:
+    """Returns the answer in a chat completion, and notes the reported tokens in its call.
+
+    model: `BackgroundModel.full_name`.
+
+    Raises: _UnreadableReply.
+    """
     try:
         body = orjson.loads(raw)
         call.counts = counts = find_reported_counts(body.get("usage"))
@@ -267,4 +281,4 @@ def _read_answer(raw: bytes, request_bytes: int, call: UpstreamCall) -> ModelAns
         return ModelAnswer(message, read_finish_reason(choice.get("finish_reason")), counts)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         call.failure = "broke"
-        raise _UnreadableReply(call.counts or TokenCounts()) from None
+        raise _UnreadableReply(model, call.counts or TokenCounts()) from None

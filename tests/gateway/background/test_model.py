@@ -65,7 +65,7 @@ class World:
     ) -> BackgroundModel:
         slots = asyncio.Semaphore(concurrency)
         budget = self.budget(daily_tokens)
-        return BackgroundModel(self.provider, "small", UpstreamSettings(""), budget, slots, timeout_s)
+        return BackgroundModel(self.provider, "small", UpstreamSettings("local"), budget, slots, timeout_s)
 
 
 @pytest.fixture
@@ -162,8 +162,8 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
         (ScriptedBody((b'{"choices":[]}',)), JobFailed, "no chat completion"),
         (ScriptedBody((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
         (ScriptedBody((b"[]",)), JobFailed, "no chat completion"),
-        (ScriptedBody((b'{"choices"', ProviderReplyBroken("Miso"))), JobFailed, "model gave no whole answer"),
-        (ProviderUnreachable("Miso"), JobFailed, "model could not be reached"),
+        (ScriptedBody((b'{"choices"', ProviderReplyBroken("Miso"))), JobFailed, "gave no whole answer"),
+        (ProviderUnreachable("Miso"), JobFailed, "could not be reached"),
     ],
 )
 async def test_failures_of_the_model_are_named_without_message_texts(
@@ -176,6 +176,7 @@ async def test_failures_of_the_model_are_named_without_message_texts(
         await world.background().ask("p", ASK)
     (call,) = receipt.calls
     assert call.failure or call.status != 200
+    assert caught.value.message.startswith("the background model small of the upstream local ")
     assert words in caught.value.message
     assert "Miso" not in caught.value.message
     assert world.counted == [("failed", 0)]
