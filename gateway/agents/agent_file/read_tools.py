@@ -18,10 +18,7 @@ from gateway.core.turn.asides import HEARTBEAT
 from gateway.validation import Fault, Path
 
 # The fields of a tool in a file that have the same meaning in a request that creates a tool.
-_FIELDS = (
-    "source_code", "source_type", "json_schema", "description", "tags", "return_char_limit",
-    "default_requires_approval", "enable_parallel_execution", "metadata_",
-)  # fmt: skip
+_FIELDS = {*UpdateTool.__struct_fields__} - {"args_json_schema", "pip_requirements", "npm_requirements"}
 
 
 class ToolsOfFile(Struct, frozen=True):

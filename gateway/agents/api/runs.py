@@ -89,10 +89,11 @@ class RunRoutes:
             if conversation_row is None:
                 return []
         states = map(RunState, find_sent(query.statuses) or (LIVE_STATES if query.active else RunState))
+        agent_row = None if agent is None else agent.id
+        background, stop = find_sent(query.background), find_sent(query.stop_reason)
         run_filter = RunFilter(
-            None if agent is None else agent.id, conversation_row, sorted(set(states)),
-            background=find_sent(query.background), stop=find_sent(query.stop_reason),
-        )  # fmt: skip
+            agent_row, conversation_row, sorted(set(states)), background=background, stop=stop
+        )
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)
         return await self._render_runs(await self._runs.list_runs(request.project, run_filter, page))
 

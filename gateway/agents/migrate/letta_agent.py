@@ -16,6 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
+from gateway.agents.api.tool_bodies import UpdateTool
 from gateway.agents.migrate.letta_messages import convert_messages
 
 # The defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
@@ -28,10 +29,7 @@ _LETTA_MODELS = (
 )  # fmt: skip
 # The most characters of a name in the gateway.
 _MAX_NAME_CHARS = 200
-_TOOL_FIELDS = (
-    "id", "tool_type", "description", "source_type", "name", "tags", "source_code", "json_schema", "return_char_limit",
-    "pip_requirements", "npm_requirements", "default_requires_approval", "enable_parallel_execution", "metadata_",
-)  # fmt: skip
+_TOOL_FIELDS = ("id", "tool_type", *UpdateTool.__struct_fields__)
 _IDENTITY_FIELDS = ("id", "identifier_key", "name", "identity_type", "properties")
 _CONVERSATION_FIELDS = ("id", "created_at", "summary", "model", "model_settings")
 
