@@ -91,7 +91,7 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
     assert state is not None  # a reply has come, so a request was composed
     try:
         context = await read_stored_context(
-            keeper.store, turn.memory_request, turn.texts.request.messages, keeper.settings.idle_s
+            keeper.store, turn.context.request, turn.texts.request.messages, keeper.settings.idle_s
         )
     except NotFound:
         return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)
@@ -118,8 +118,8 @@ def _make_turn(
     written_count = state.messages - len(context.plan.pending)
     pinned = context.section if context.section is not None and context.section.id else None
     prompt = Prompt(
-        turn.memory_request.chat,
-        turn.memory_request.target,
+        turn.context.request.chat,
+        turn.context.request.target,
         section=Section(pinned),
         window=FittedWindow(evicted=context.evicted),
         new_notes={n - written_count: note for n, note in state.notes.items() if n >= written_count},

@@ -18,13 +18,14 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.upstream.endpoint_form import EndpointForm
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.block_edits import BlockEdits
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.run.turn_saving import SavedStep
 from gateway.run.upstream.route import Route
 from storage.batch_records import BatchItem
-from storage.run_records import Run, TokenCounts
+from storage.records import MemoryEdit
+from storage.run_records import TokenCounts
 
 
 @dataclass(slots=True)
@@ -33,13 +34,9 @@ class ItemTurn:
 
     # The item as it was when the turn was opened.
     item: BatchItem
-    # The run of the item, which has not ended.
-    run: Run
     # The stored texts of the item.
     texts: ItemTexts
-    # The item's request to memory, for the first endpoint of its route.
-    memory_request: MemoryRequest
-    # The conversation before the item's turn.
+    # The item's request to memory, for the first endpoint of its route, and the conversation before the turn.
     context: MemoryContext
     # The blocks, with the edits of the rounds that are replayed.
     block_edits: BlockEdits
@@ -49,8 +46,6 @@ class ItemTurn:
     replies: StoredReplies
     # The route to the item's model.
     route: Route
-    # The number of passages and facts of earlier rounds, which are the first of `block_edits.edits`.
-    earlier_insert_count: int
     # Returns seconds since the epoch.
     now: Callable[[], float]
     # The outcome of the turn; None: the turn waits for a reply.
@@ -60,6 +55,11 @@ class ItemTurn:
     def queue(self) -> QueueName:
         """The queue of the item's conversation, in which live turns wait as well."""
         return QueueName(self.context.agent.uid, self.item.conversation_name)
+
+    @property
+    def new_edits(self) -> list[MemoryEdit]:
+        """The edits of the round that is not stored yet. Before them `block_edits` has the inserts of stored rounds."""
+        return self.block_edits.edits[sum(len(stored_round.inserts) for stored_round in self.texts.rounds) :]
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return prompt

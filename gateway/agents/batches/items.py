@@ -125,28 +125,22 @@ class ItemTurns:
         load_texts = partial(store.batch_items.load_texts, run.agent_row, run.id)
         texts = await ItemTexts.load(store, run)
         memory_request, route = await self._make_memory_request(item, texts.request)
+        target = memory_request.target
         context = await self._read_context(item, memory_request, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
         # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `edits`.
-        inserts = [insert.load() for stored in texts.rounds for insert in stored.inserts]
-        block_edits.edits += inserts
-        replies = [orjson.dumps(stored.reply) for stored in texts.rounds]
+        block_edits.edits += [insert.load() for stored in texts.rounds for insert in stored.inserts]
+        bodies = [orjson.dumps(stored.reply) for stored in texts.rounds]
         journal = CallJournal(partial(store.batch_items.add_text_of_open_item, run.agent_row, run.id))
         if reply is not None:
             journal.stored_replies.update(await load_texts(RunTextKind.REPLY))
             journal.restore_calls(await load_texts(RunTextKind.CALL), await load_texts(RunTextKind.RESULT))
-            journal.note_reply(len(replies), reply)
-            replies.append(reply)
-        stored_replies = StoredReplies(
-            memory_request.target, self._get_endpoint(memory_request.target), replies, failure, composes
-        )
+            journal.note_reply(len(bodies), reply)
+            bodies.append(reply)
+        replies = StoredReplies(target, self._get_endpoint(target), bodies, failure, composes)
         toolbox = self.toolboxes.make_for_item(context, block_edits, run, journal)
-        replayed_tools = ReplayedTools(toolbox, stored_replies, texts.rounds, self._slots)
-        return ItemTurn(
-            item=item, run=run, texts=texts, memory_request=memory_request, context=context,
-            block_edits=block_edits, toolbox=replayed_tools, replies=stored_replies, route=route,
-            earlier_insert_count=len(inserts), now=self.keeper.now,
-        )  # fmt: skip
+        tools = ReplayedTools(toolbox, replies, texts.rounds, self._slots)
+        return ItemTurn(item, texts, context, block_edits, tools, replies, route, self.keeper.now)
 
     async def _read_context(
         self, item: BatchItem, memory_request: MemoryRequest, request: ItemRequest
@@ -169,14 +163,21 @@ class ItemTurns:
 
         prompt: the prompt of the request for that reply; None: no request is made.
         """
-        memory_request = turn.memory_request
+        memory_request = turn.context.request
+        spec = memory_request.spec
         prompt = prompt or Prompt(memory_request.chat, memory_request.target)
         tools = turn.toolbox.list_definitions()
-        spec = memory_request.spec
         call = ChatCall(
-            request=memory_request.chat, forwarded=Forwarded(), identity=memory_request.identity, spec=spec,
-            route=turn.route, kind=memory_request.kind, make_view=UnseenView, sink=UnseenSink(), receipt=Receipt(),
-        )  # fmt: skip
+            request=memory_request.chat,
+            forwarded=Forwarded(),
+            identity=memory_request.identity,
+            spec=spec,
+            route=turn.route,
+            kind=memory_request.kind,
+            make_view=UnseenView,
+            sink=UnseenSink(),
+            receipt=Receipt(),
+        )
         guide = make_guide(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
@@ -234,8 +235,8 @@ class ItemTurns:
     async def compose(self, item: BatchItem) -> ComposedRequest:
         """Returns the request for the item's next reply. Raises: ItemFailed, StoreError."""
         turn = await self.open_turn(item, composes=True)
-        context, target = turn.context, turn.memory_request.target
-        form = choose_endpoint_form(turn.memory_request.chat, self._get_endpoint(target), target.model)
+        context, target = turn.context, turn.context.request.target
+        form = choose_endpoint_form(context.request.chat, self._get_endpoint(target), target.model)
         last_state = turn.texts.state
         notes = None if last_state is None else last_state.notes
         tools = turn.toolbox.list_definitions()
@@ -273,11 +274,9 @@ class ItemTurns:
         if turn.replies.taken_count <= len(turn.texts.rounds):
             raise ItemFailed(AGENT_CHANGED)
         counts = _read_counts(reply)
-        new_edits = turn.block_edits.edits[turn.earlier_insert_count :]
-        inserts = [edit for edit in new_edits if edit.op in STORED_SOURCES]
-        merged = edits.make_block_merge(
-            turn.context.blocks, [edit for edit in new_edits if edit.op not in STORED_SOURCES]
-        )
+        inserts = [edit for edit in turn.new_edits if edit.op in STORED_SOURCES]
+        block_edits = [edit for edit in turn.new_edits if edit.op not in STORED_SOURCES]
+        merged = edits.make_block_merge(turn.context.blocks, block_edits)
         versions = {block.id: block.version for block in turn.context.blocks}
         if turn.outcome is not None:
             return make_ending(turn, turn.outcome, counts, merged, versions)
