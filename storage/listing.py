@@ -118,6 +118,8 @@ class JobEntry(Struct, frozen=True):
     job: Job
     # The scope of its memory; None: the job belongs to no memory.
     scope: Scope | None
+    # The public id of its memory; None: the job belongs to no memory.
+    memory_uid: str | None
 
 
 class AgentChange(Struct, frozen=True, kw_only=True):

@@ -263,7 +263,10 @@ class Jobs(StoreGroup):
         """
         statement = SQL["page_dead" if is_dead else "page_open"]
         rows = await connection.fetch_rows(statement, (before, project, limit))
-        return [JobEntry(make_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
+        return [
+            JobEntry(make_job(row[:12]), None if row[12] is None else Scope(*row[13:]), row[12])
+            for row in rows
+        ]
 
     @reads
     async def find(self, connection: Connection, job_id: int) -> Job | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from gateway.core import ids
 from gateway.core.dates import DAY_S
@@ -16,12 +16,12 @@ from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.list_page import ListPage, make_cursor_error, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import get_memory_name
+from gateway.run.admin.memory_records import MemoryKind
 from gateway.run.background.learner import LEARN_JOB
 from storage.batch_records import Batch
 from storage.errors import NotFound, StaleWrite
 from storage.job_records import Job, JobState
 from storage.listing import LAST_NUMBER, JobEntry, Page
-from storage.records import Scope
 from storage.sql.store import Store
 
 # The beginning of a cursor of jobs: the page before ended among the jobs that failed for good.
@@ -44,12 +44,16 @@ class JobRecord(Struct, frozen=True):
     # Dead: it has failed for good.
     state: JobState
     due: float
+    # The time at which it was enqueued.
+    created: float
     # The attempts that have failed or run.
     tries: int
     # The reason why the last attempt failed, without content.
     error: str | None
     # The name of the memory that the job works on; None: the job works on no memory.
     name: str | None
+    # The public id of this memory; None: the job works on no memory, or on one that has no page.
+    memory: str | None
 
 
 class BatchRecord(Struct, frozen=True):
@@ -136,9 +140,9 @@ class WorkOperations(Struct, frozen=True):
 
     async def retry_job(self, project: str | None, id: int) -> JobRecord:
         """Has a job run now. Returns the job, or a newer one in its place."""
-        scope = (await self._get_job(project, id)).scope
+        entry = await self._get_job(project, id)
         try:
-            return _make_job_record(await self.store.jobs.retry(id), scope)
+            return _make_job_record(replace(entry, job=await self.store.jobs.retry(id)))
         except NotFound as error:
             raise _make_no_job_error() from error
         except StaleWrite as error:
@@ -173,9 +177,9 @@ class WorkOperations(Struct, frozen=True):
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
         """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""
-        scope = (await self._get_job(project, id)).scope
+        entry = await self._get_job(project, id)
         try:
-            return _make_job_record(await cancel_job(self.store, id, self.now()), scope)
+            return _make_job_record(replace(entry, job=await cancel_job(self.store, id, self.now())))
         except NotFound as error:
             raise _make_no_job_error() from error
 
@@ -202,7 +206,7 @@ class WorkOperations(Struct, frozen=True):
         if is_dead and len(entries) <= limit:
             room = limit + 1 - len(entries)
             entries += await read_page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)
-        records = tuple(_make_job_record(entry.job, entry.scope) for entry in entries[:limit])
+        records = tuple(map(_make_job_record, entries[:limit]))
         return ListPage(records, make_next_cursor(entries, limit, lambda last: _make_cursor(last.job)))
 
     async def _get_job(self, project: str | None, id: int) -> JobEntry:
@@ -219,16 +223,19 @@ class WorkOperations(Struct, frozen=True):
         return BatchRecord(ids.make_id("job", batch.uid), batch.state.value, batch.created, counts_by_state)
 
 
-def _make_job_record(job: Job, scope: Scope | None) -> JobRecord:
-    name = None if scope is None else get_memory_name(scope)
+def _make_job_record(entry: JobEntry) -> JobRecord:
+    job, scope = entry.job, entry.scope
+    has_page = scope is not None and scope.subject.partition(":")[0] in get_args(MemoryKind)
     return JobRecord(
         id=job.id,
         kind=job.kind,
         state=job.state,
         due=job.due,
+        created=job.created,
         tries=job.tries,
         error=job.error,
-        name=name,
+        name=None if scope is None else get_memory_name(scope),
+        memory=entry.memory_uid if has_page else None,
     )
 
 

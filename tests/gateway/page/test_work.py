@@ -10,6 +10,7 @@ from storage.records import Scope
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
+from tests.gateway.page.memories import memory_of
 from tests.gateway.page.operator import Operator, operate, operator_of, plain
 from tests.gateway.page.test_sign_in import audit
 
@@ -58,7 +59,13 @@ def test_failed_jobs_come_first(upstream: StrictUpstream, tmp_path: Path) -> Non
         expected = [(dead, "dead", "alice"), (second, "pending", None), (first, "pending", "alice")]
         assert jobs_of(operator) == expected
         record = operator.twin("work")
-        assert record["jobs"]["items"][0]["error"] == "the model answered 401"
+        alice = memory_of(operator.world).uid
+        failed = record["jobs"]["items"][0]
+        assert (failed["error"], failed["memory"]) == ("the model answered 401", alice)
+        assert failed["created"] <= operator.world.clock()
+        assert f'<a href="m/{alice}"><span class="words" dir="auto" lang="">alice</span></a>' in (
+            operator.get("work").body.decode()
+        )
         assert (record["spent_today"], record["bound"]) == (0, 2_000_000)
         assert record["batches"] == {"items": [], "next": None}
         seen, after = [], ""
