@@ -13,15 +13,17 @@ LCS_ATOMS = 160
 Pairs = list[tuple[int, int]]
 
 
-def pair_lcs(a: Sequence[Atom], b: Sequence[Atom], max_tables: int = 1) -> Pairs:
+def pair_lcs(listed: Sequence[Atom], path: Sequence[Atom], max_tables: int = 1) -> Pairs:
     """Returns the pairs of a longest common subsequence, as late as possible in both, the last pair first.
 
     Common ends are paired directly. Then the last atoms of the rest are compared in a table, and the atoms before these
     in the same way, which bounds the cost; atoms before the last table stay unpaired.
 
+    listed: the atoms of the list.
+    path: the atoms of the path.
     max_tables: the most tables.
     """
-    pairing = _Pairing(a, b)
+    pairing = _Pairing(listed, path)
     pairing.pair_common_end()
     for _ in range(max_tables):
         if pairing.is_over:
@@ -31,70 +33,71 @@ def pair_lcs(a: Sequence[Atom], b: Sequence[Atom], max_tables: int = 1) -> Pairs
     return pairing.pairs
 
 
-def count_common_beginning(a: Sequence[object], b: Sequence[object]) -> int:
+def count_common_beginning(left: Sequence[object], right: Sequence[object]) -> int:
     """Returns the number of items that two sequences have in common from the first item on."""
-    pairs = zip(a, b, strict=False)
-    return next((n for n, (left, right) in enumerate(pairs) if left != right), min(len(a), len(b)))
+    pairs = zip(left, right, strict=False)
+    shorter_length = min(len(left), len(right))
+    return next((n for n, (item, other) in enumerate(pairs) if item != other), shorter_length)
 
 
 class _Pairing:
-    """Pairs two sequences from their ends on."""
+    """Pairs the atoms of a list and of a path from their ends on."""
 
-    def __init__(self, a: Sequence[Atom], b: Sequence[Atom]) -> None:
+    def __init__(self, listed: Sequence[Atom], path: Sequence[Atom]) -> None:
         # The pairs of equal atoms so far, the last first.
         self.pairs: Pairs = []
-        self._a = a
-        self._b = b
-        # The number of the first atoms of a that are still to be paired.
-        self._n = len(a)
-        # The number of the first atoms of b that are still to be paired.
-        self._m = len(b)
+        self._listed = listed
+        self._path = path
+        # The number of the first atoms of the list that are still to be paired.
+        self._listed_count = len(listed)
+        # The number of the first atoms of the path that are still to be paired.
+        self._path_count = len(path)
 
     @property
     def is_over(self) -> bool:
-        return not (self._n and self._m)
+        return not (self._listed_count and self._path_count)
 
     def pair_common_end(self) -> None:
         """Pairs the atoms of the common end of both."""
-        a = self._a
-        b = self._b
-        n = self._n
-        m = self._m
-        while n and m and a[n - 1] == b[m - 1]:
-            n, m = n - 1, m - 1
-            self.pairs.append((n, m))
-        self._n, self._m = n, m
+        listed, path = self._listed, self._path
+        i, j = self._listed_count, self._path_count
+        while i and j and listed[i - 1] == path[j - 1]:
+            i, j = i - 1, j - 1
+            self.pairs.append((i, j))
+        self._listed_count, self._path_count = i, j
 
     def pair_last_atoms(self) -> None:
         """Pairs the last `LCS_ATOMS` of both, in a table of the LCS lengths of their beginnings."""
-        a, b = self._a, self._b
-        low_a, low_b = max(0, self._n - LCS_ATOMS), max(0, self._m - LCS_ATOMS)
-        rows, columns = self._n - low_a, self._m - low_b
+        first_row = max(0, self._listed_count - LCS_ATOMS)
+        first_column = max(0, self._path_count - LCS_ATOMS)
+        row_atoms = self._listed[first_row : self._listed_count]
+        column_atoms = self._path[first_column : self._path_count]
         # Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one number. A bit that is
         # not set means that the length grows in its column.
         # The columns with an atom, as bits.
         occurrences: dict[Atom, int] = {}
-        for j in range(columns):
-            occurrences[b[low_b + j]] = occurrences.get(b[low_b + j], 0) | 1 << j
-        all_columns = (1 << columns) - 1
+        for column, atom in enumerate(column_atoms):
+            occurrences[atom] = occurrences.get(atom, 0) | 1 << column
+        all_columns = (1 << len(column_atoms)) - 1
         table = [all_columns]
-        for i in range(rows):
+        for atom in row_atoms:
             row = table[-1]
-            matches = row & occurrences.get(a[low_a + i], 0)
+            matches = row & occurrences.get(atom, 0)
             table.append((row + matches | row - matches) & all_columns)
 
         def measure_length(i: int, j: int) -> int:
             """Returns the LCS length of the first i and j atoms: the zeros among the first j bits of row i."""
             return j - (table[i] & (1 << j) - 1).bit_count()
 
-        # Walked backwards. Where both ways are equally long, the step is taken in b, which pairs as late as possible.
-        i, j = rows, columns
+        # Walked backwards. Where both ways are equally long, the step is taken in the path, which pairs as late as
+        # possible.
+        i, j = len(row_atoms), len(column_atoms)
         while i and j:
-            if a[low_a + i - 1] == b[low_b + j - 1]:
+            if row_atoms[i - 1] == column_atoms[j - 1]:
                 i, j = i - 1, j - 1
-                self.pairs.append((low_a + i, low_b + j))
+                self.pairs.append((first_row + i, first_column + j))
             elif measure_length(i - 1, j) > measure_length(i, j - 1):
                 i -= 1
             else:
                 j -= 1
-        self._n, self._m = low_a + i, low_b + j
+        self._listed_count, self._path_count = first_row + i, first_column + j
