@@ -517,7 +517,7 @@ class World:
             now=self.now,
             notes=dict(request.notes),
             gateway_call_ids=gateway_ids,
-            edits=bool(new_edits),
+            has_edits=bool(new_edits),
         )
         self._write(request, ended, new_edits, write_end)
         return request

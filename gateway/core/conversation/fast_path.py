@@ -144,7 +144,7 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
         exchange.prior,
         dict(request_end.notes),
         section,
-        request_end.edits,
+        request_end.has_edits,
         request_end.evicted,
         **make_content_fields(plan, request_end, plan.redactions),
     )

@@ -32,7 +32,7 @@ class RequestEnd(Struct, frozen=True):
     # Ids of the calls that the gateway ran.
     gateway_call_ids: frozenset[str] = frozenset()
     # True: the turn has memory operations (`Exchange.edits`).
-    edits: bool = False
+    has_edits: bool = False
     # The part of the path that the request left out.
     evicted: EvictedPart | None = None
 

@@ -118,7 +118,7 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     )
     if request_end.full_reply:
         exchange = replace(
-            exchange, edits=request_end.edits, size=len(without_space(read_text(request_end.shown_reply)))
+            exchange, edits=request_end.has_edits, size=len(without_space(read_text(request_end.shown_reply)))
         )
     else:
         exchange = replace(exchange, shown_reply=None, full_reply=None, has_full_reply=False, opaque=False)
@@ -244,7 +244,7 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: Reque
     fields = (
         {}
         if is_tombstone(exchange)
-        else {**make_content_fields(plan, request_end, exchange.redactions), "edits": request_end.edits}
+        else {**make_content_fields(plan, request_end, exchange.redactions), "edits": request_end.has_edits}
     )
     hasher = plan.query.listing.hasher
     key = hasher.make_reply_key(exchange.reply or ())
@@ -284,7 +284,7 @@ def _write_into_duplicate(
     exchange = tree.change(exchange.id, **content, notes={**duplicate.notes, **longer_notes})
     # Edits that were merged into the blocks already are not merged again.
     if not exchange.merged:
-        exchange = tree.change(exchange.id, edits=request_end.edits)
+        exchange = tree.change(exchange.id, edits=request_end.has_edits)
     _refresh_prior(tree, exchange)
     return exchange
 

@@ -149,7 +149,7 @@ def _make_request_end(
         now=now,
         notes=prompt.new_notes,
         gateway_call_ids=gateway_call_ids,
-        edits=bool(edits),
+        has_edits=bool(edits),
         evicted=prompt.window.evicted,
     )
 
