@@ -1,4 +1,4 @@
-"""Compaction that a client asks for: its conversation as its user's newest messages and a summary.
+"""Compaction that a client asks for: the user's newest messages of its conversation, and a summary.
 
 The request's model writes the summary, in the words in which the gateway asks for its own. Nothing of it is remembered.
 """
@@ -38,8 +38,8 @@ _WINDOW: Final = 32_768
 _WINDOW_PARTS: Final = 4
 
 
-class Compacted(Struct, frozen=True):
-    """A conversation in short."""
+class ResponseCompaction(Struct, frozen=True):
+    """The newest messages of a conversation, and a summary of all its messages."""
 
     # The user's newest messages, oldest first.
     messages: Sequence[WireMessage]
@@ -66,7 +66,7 @@ async def compact(
     receipt: Receipt,
     make_view: ViewFactory,
     read_summary: Callable[[WireMessage], str],
-) -> Compacted:
+) -> ResponseCompaction:
     """Returns the newest messages of a request, and a summary of all.
 
     sink: the sink of the client that waits for the summary.
@@ -75,11 +75,11 @@ async def compact(
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
-    whole = await chat.resolver.resolve_references(request, request_context)
-    window = await chat.find_context_window(whole, request_context) or _WINDOW
-    summary = "\n\n".join(filter(None, map(read_summary, whole.messages)))
+    whole_request = await chat.resolver.resolve_references(request, request_context)
+    window = await chat.find_context_window(whole_request, request_context) or _WINDOW
+    summary = "\n\n".join(filter(None, map(read_summary, whole_request.messages)))
     prompt_tokens = completion_tokens = 0
-    lines = list_message_lines(whole.messages)
+    lines = list_message_lines(whole_request.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     # The notes so far, the question and the answer take less than the other half of the window.
@@ -92,13 +92,15 @@ async def compact(
         summary, counts = _read_reply(answer.body)
         prompt_tokens += counts.prompt
         completion_tokens += counts.completion
-    newest = await asyncio.to_thread(_select_newest, whole.messages, request.model, window // _WINDOW_PARTS)
+    newest_messages = await asyncio.to_thread(
+        _select_newest, whole_request.messages, request.model, window // _WINDOW_PARTS
+    )
     usage = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-    return Compacted(newest, summary, usage)
+    return ResponseCompaction(newest_messages, summary, usage)
 
 
 def _make_question(request: ChatRequest, messages: list[WireMessage]) -> ChatRequest:
@@ -110,7 +112,7 @@ def _make_question(request: ChatRequest, messages: list[WireMessage]) -> ChatReq
     )  # fmt: skip
 
 
-class _ReadSummary(NamedTuple):
+class _SummaryReply(NamedTuple):
     """A summary that the model wrote, and the tokens of its completion."""
 
     # The text of the summary.
@@ -119,7 +121,7 @@ class _ReadSummary(NamedTuple):
     counts: TokenCounts
 
 
-def _read_reply(body: bytearray) -> _ReadSummary:
+def _read_reply(body: bytearray) -> _SummaryReply:
     """Returns the summary in the body of a chat completion.
 
     Raises: UpstreamReplyBroken: the body is no chat completion, has only the model's thoughts, or was broken off.
@@ -128,16 +130,16 @@ def _read_reply(body: bytearray) -> _ReadSummary:
         reply = orjson.loads(body)
         choice = reply["choices"][0]
         text = unwrap_summary(read_text(choice["message"]))
-        finish = read_finish_reason(choice.get("finish_reason"))
+        finish_reason = read_finish_reason(choice.get("finish_reason"))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise UpstreamReplyBroken("The upstream's answer is not a chat completion.") from None
     if not text:
         raise UpstreamReplyBroken("The model wrote no summary.")
-    if finish == "length":
+    if finish_reason == "length":
         text = without_broken_line(text)
-    elif finish in CUT_REASONS:
+    elif finish_reason in CUT_REASONS:
         raise UpstreamReplyBroken("The model's summary was cut off.")
-    return _ReadSummary(text, find_reported_counts(reply.get("usage")) or TokenCounts())
+    return _SummaryReply(text, find_reported_counts(reply.get("usage")) or TokenCounts())
 
 
 def _select_newest(messages: Sequence[WireMessage], model: str, max_tokens: int) -> list[WireMessage]:

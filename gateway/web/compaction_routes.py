@@ -20,7 +20,7 @@ from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.token_count import CountChange, render_count
 from gateway.errors import BadRequest
-from gateway.run.response_compaction import Compacted, CompactionFailed, compact
+from gateway.run.response_compaction import CompactionFailed, ResponseCompaction, compact
 from gateway.run.sink import HeldSink, Sink
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead
@@ -80,7 +80,7 @@ class SummaryReply(NamedTuple):
 async def answer_with_summary(
     call: ResponseCall,
     chat_route: ChatRoute,
-    render: Callable[[Compacted], SummaryReply],
+    render: Callable[[ResponseCompaction], SummaryReply],
 ) -> None:
     """Answers with a summary of the sent messages. Nothing is written to memory.
 
@@ -125,7 +125,7 @@ async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
     await reply.send_body(error.status, headers, render_upstream_error(error.status, bytes(error.body)))
 
 
-def _render_compaction(compacted: Compacted) -> SummaryReply:
+def _render_compaction(compacted: ResponseCompaction) -> SummaryReply:
     """Returns the reply of `/compact` for a summary."""
     tag = token_hex(16)
     messages = [

@@ -20,7 +20,7 @@ from gateway.dialects.responses.native import NativeResponsesRequest, read_nativ
 from gateway.dialects.responses.parse import ResponsesRequest
 from gateway.dialects.responses.render import ResponsesViewFactory
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.response_compaction import Compacted
+from gateway.run.response_compaction import ResponseCompaction
 from gateway.run.response_conversations import ContinuedConversation, ResponseConversation
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.background_acceptance import answer_in_background
@@ -113,7 +113,7 @@ class ResponsesRoute(ResponseCallRoute):
         return native if info.memory == "on" else None
 
 
-def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> SummaryReply:
+def _render_compaction(request: ResponsesRequest, compacted: ResponseCompaction) -> SummaryReply:
     """Returns the reply to a request that asks for a summary of its conversation in place of an answer."""
     item = make_compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
     shown = make_compaction_response(request, item, compacted.usage)
