@@ -44,9 +44,7 @@ def judge_rivals_along_path(
     judged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed_ids]
     tree.contents.group(other for each in judged for other in (each, *tree.list_siblings(each)))
     for each in judged:
-        if each.superseded:
-            each = tree.change(each.id, superseded=False)
-        _judge_rivals(tree, each, query, now)
+        _judge_rivals(tree, tree.change(each.id, superseded=False) if each.superseded else each, query, now)
 
 
 def _judge_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) -> None:

@@ -12,7 +12,7 @@ from storage.records import EvictedPart, Exchange
 
 
 def is_loaded_enough(
-    tree: Tree, plan: Plan, evicted: EvictedPart | None, last_at: float, exact: Exchange | None
+    tree: Tree, plan: Plan, evicted: EvictedPart | None, last_at: float, exact_match: Exchange | None
 ) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
@@ -23,12 +23,14 @@ def is_loaded_enough(
 
     evicted: the part of the path that has left the window.
     last_at: the time at which the named conversation last changed, in seconds since the epoch.
-    exact: the exchange with the whole list as its path; None: there is none.
+    exact_match: the exchange with the whole list as its path; None: no exchange has it.
     """
     query, match_point = plan.query, plan.match.match_point
     if match_point is None:
         return not query.listing.answered_count and query.kind is ConversationKind.CLIENT
-    if (exact is not None and tree.get(exact.id) is None) or _may_lack_children(tree, match_point):
+    if (exact_match is not None and tree.get(exact_match.id) is None) or _may_lack_children(
+        tree, match_point
+    ):
         return False
     path = tree.list_path(match_point)
     reaches_root = path[0].parent is None
