@@ -39,7 +39,7 @@ def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> floa
     """Returns a date or time in ISO 8601 as seconds since the epoch.
 
     zone: the zone of a text that names no zone.
-    is_end: a day without a time means its last microsecond; otherwise its first.
+    is_end: True if a day without a time means its last microsecond; otherwise its first.
 
     Raises: ValueError.
     """

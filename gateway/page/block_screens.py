@@ -180,7 +180,7 @@ class _BlockScreens(Struct, frozen=True):
         """Returns the screen.
 
         words: the field `words` of `BlockQuery`.
-        is_compared: the difference of the two versions that `block_page` compares is shown.
+        is_compared: True if the difference of the two versions that `block_page` compares is shown.
         error: why a change was refused.
         refused_edit: the refused change, if it was an edit.
         """

@@ -42,7 +42,7 @@ def compare_origin(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | Non
     Browsers send the origin in `Sec-Fetch-Site` or `Origin`. `Origin` must have the host and the port to which the
     request is sent, since a cookie goes to every port of its host.
 
-    has_tls: the page is served with TLS, so a page of the same host without TLS is of another origin.
+    has_tls: True if the page is served with TLS, so a page of the same host without TLS is of another origin.
     """
     schemes = ("https",) if has_tls else ("http", "https")
     hosts = read_header_values(headers, b"host")

@@ -83,6 +83,6 @@ def _make_keys_page(
     error: BadRequest | None = None,
     form: KeyForm | None = None,
 ) -> View:
-    """Returns the screen. is_first: requests have needed no key before `new_key`."""
+    """Returns the screen. is_first: True if requests have needed no key before `new_key`."""
     context = {"new_key": new_key, "is_first": is_first, "form": form or KeyForm("")}
     return View(page, "keys.html", "Keys", context, error)

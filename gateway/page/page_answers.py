@@ -165,7 +165,7 @@ class ReplyMaker:
 
         next_path: the page that follows the sign-in, relative to /ui/.
         unsaved_text: a text that was not saved, since the session had ended.
-        session_has_ended: the browser has a session's cookie, and this process has no such session.
+        session_has_ended: True if the browser has a session's cookie, and this process has no such session.
         """
         request.visitor = None
         context = {"next": next_path, "unsaved_text": unsaved_text, "session_has_ended": session_has_ended}

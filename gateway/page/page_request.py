@@ -135,7 +135,7 @@ async def read_form(bodies: Bodies, request: PageRequest, repeated: Collection[s
 
 
 def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool) -> S:
-    """Returns the fields of a query, form or twin's body. is_text: all values are texts. Raises: BadRequest."""
+    """Returns the fields of a query, form or twin's body. is_text: True if all values are texts. Raises: BadRequest."""
     try:
         return convert(value, fields_type, strict=not is_text)
     except InvalidValue as error:

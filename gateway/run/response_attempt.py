@@ -83,7 +83,7 @@ class ResponseAttempt:
             await self._begin(request, is_begun=is_begun)
 
     async def _begin(self, request: BackgroundRequest, *, is_begun: bool) -> None:
-        """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
+        """Shows a response as one in progress, and makes it. is_begun: True if an earlier attempt has begun a turn."""
         run = self.log.run
         begun_run = await self.services.store.runs.begin_run(run.agent_row, run.id, self.services.now())
         if begun_run.is_over:

@@ -68,7 +68,7 @@ class StoredAgents(Protocol):
     ) -> ConfiguredRequest:
         """Returns an agent with the settings of its conversation, and the request with the agent's sampling settings.
 
-        is_stored: the conversation is a stored one.
+        is_stored: True if the conversation is a stored one.
         """
 
     async def complete(self, call: ChatCall) -> None:

@@ -237,10 +237,10 @@ class Writer:
         the task that awaits it, abandons the result and never the write.
 
         size_bytes: the approximate size of the values that the function holds.
-        is_bulk: the write can wait: index, import, forget. It runs in a transaction of its own when no turn waits.
-            Turns that come meanwhile wait for its end, so it should take less than 5 ms.
-        begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
-            such a function if it comes alone.
+        is_bulk: True if the write can wait: index, import, forget. It runs in a transaction of its own when no turn
+            waits. Turns that come meanwhile wait for its end, so it should take less than 5 ms.
+        begins_own_transaction: True if the function begins a transaction itself if it needs one. The writer begins none
+            for such a function if it comes alone.
 
         Raises: StoreBusy, StoreClosed; StoreUnavailable: the fault of the database. The future can raise them as well,
             and the errors of the function; errors of SQLite are translated.

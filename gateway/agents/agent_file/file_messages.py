@@ -219,7 +219,7 @@ def read_file_message(
     """Returns the messages to store for a message of a file: one for each tool result, none for an approval's answer.
 
     at: the time of a message without a time, in seconds since the epoch.
-    is_text_thought: text next to calls is a thought, as with Letta's older agents.
+    is_text_thought: True if text next to calls is a thought, as with Letta's older agents.
     """
     timestamp = _parse_time(message.created_at, at)
     messages: list[dict[str, Any]]
@@ -246,7 +246,7 @@ def read_file_message(
 
 
 def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
-    """Returns a reply as it is stored. is_text_thought: text next to calls is a thought."""
+    """Returns a reply as it is stored. is_text_thought: True if text next to calls is a thought."""
     parts = message.content if isinstance(message.content, list) else []
     text = _join_text(message.content)
     blocks = [block for block in map(_read_thought, parts) if block is not None]

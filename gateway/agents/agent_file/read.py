@@ -213,7 +213,7 @@ class _FileReader:
         """Returns a conversation other than `default`.
 
         path: the beginning of the names of messages that are left out.
-        is_text_thought: text next to calls is a thought, as with Letta's older agents.
+        is_text_thought: True if text next to calls is a thought, as with Letta's older agents.
         """
         model = conversation.model if self._form.model is UNSET else None
         fields = {
@@ -235,7 +235,7 @@ class _FileReader:
         """Returns the messages of a list as they are stored.
 
         path: the beginning of the names of messages that are left out.
-        is_text_thought: text next to calls is a thought, as with Letta's older agents.
+        is_text_thought: True if text next to calls is a thought, as with Letta's older agents.
         """
         messages, indices_left_out = read_messages(file_messages, self._now, is_text_thought=is_text_thought)
         self._left_out += [f"{path}.{index}" for index in indices_left_out]

@@ -19,7 +19,7 @@ def read_messages(
     prompt is ignored, since it is compiled again.
 
     now: the time of messages without a time, in seconds since the epoch.
-    is_text_thought: text next to calls is a thought, as with Letta's older agents.
+    is_text_thought: True if text next to calls is a thought, as with Letta's older agents.
     """
     begins_with_prompt = bool(file_messages) and file_messages[0].role == "system"
     messages = list(enumerate(file_messages))[1 if begins_with_prompt else 0 :]

@@ -33,7 +33,7 @@ class ToolsOfFile(Struct, frozen=True):
 
 
 def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
-    """Returns the tools of a file. is_own: Mnemogate wrote the file. Raises: Unprocessable."""
+    """Returns the tools of a file. is_own: True if Mnemogate wrote the file. Raises: Unprocessable."""
     definitions: dict[str, ToolDefinition] = {}
     names: dict[str, str | None] = {}
     left_out: list[str] = []

@@ -108,7 +108,7 @@ class MessageRenderer(Struct, frozen=True):
     ) -> list[dict[str, Any]]:
         """Returns the JSON of the messages of a run's steps.
 
-        has_input: the messages that were sent to the run are returned, too.
+        has_input: True if the messages that were sent to the run are returned, too.
         """
         if not steps:
             return []

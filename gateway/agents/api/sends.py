@@ -82,8 +82,8 @@ class Sends:
     ) -> Run:
         """Accepts a send as a run in the background.
 
-        by_token: the events of the run are shown token by token.
-        is_shown: the events of the run are logged.
+        by_token: True if the events of the run are shown token by token.
+        is_shown: True if the events of the run are logged.
 
         Raises: LimitReached; NotAllowed if the key may not ask for this model; the errors of `RunAcceptance.accept`.
         """

@@ -62,7 +62,7 @@ class BatchRequests(Struct, frozen=True):
         """Accepts a batch. Returns it once it is on disk.
 
         callback: the URL to call when the batch has ended; None: no URL is called.
-        has_credential: the request carries a key for an upstream.
+        has_credential: True if the request carries a key for an upstream.
 
         Raises: BadRequest; NotFound if there is no such agent or conversation; StoreError.
         """

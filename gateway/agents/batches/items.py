@@ -114,7 +114,7 @@ class ItemTurns:
 
         reply: the reply that the provider has just given; None: no new reply.
         failure: the error in place of a further reply; None: a further reply may come.
-        composes: the replay makes the request for the next reply.
+        composes: True if the replay makes the request for the next reply.
 
         Raises: ItemFailed, StoreError.
         """

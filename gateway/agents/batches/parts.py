@@ -202,7 +202,7 @@ class PartJournal:
     async def note_over(
         self, part: ProviderPart, *, was_submitted: bool = True, found_no_room: bool = False
     ) -> None:
-        """Writes down that a part is over now. found_no_room: the provider's queue was full."""
+        """Writes down that a part is over now. found_no_room: True if the provider's queue was full."""
         at = self.now() if was_submitted else 0.0
         await self._write(f"over-{part.number}", {"at": at, "no_room": found_no_room})
         part.over_at = at

@@ -88,7 +88,7 @@ class PartResults:
         An item that has begun to make the calls of its reply goes on with these calls, since its journal has the reply.
         An item that has expired too often stays in the part, for `end_without_result` to end.
 
-        was_lost_by_restart: a process that sent the requests itself has died with them.
+        was_lost_by_restart: True if a process that sent the requests itself has died with them.
         """
         new_expiries = 0 if was_lost_by_restart else 1
         async for page in self.load_item_pages(part.number):

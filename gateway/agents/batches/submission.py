@@ -126,7 +126,7 @@ class PartSubmitter:
     ) -> str | None:
         """Returns the provider's id of a part, found by the part's items; None if the part was not submitted.
 
-        includes_ended: the part's items may have ended since, so all items of the batch are looked for.
+        includes_ended: True if the part's items may have ended since, so all items of the batch are looked for.
 
         Raises: ProviderError.
         """

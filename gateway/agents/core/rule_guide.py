@@ -40,7 +40,7 @@ class RuleGuide:
     calls: the calls of earlier runs since the user's newest message.
     approvals: the tools that a person has to approve, without a rule.
     can_ask: a person can be asked for approval. If False, calls that need approval get an error.
-    has_later_message: a user message follows the results of the first reply, and the rules start over with it.
+    has_later_message: True if a user message follows the results of the first reply, and the rules start over with it.
     """
 
     def __init__(

@@ -177,7 +177,7 @@ class RuleState(Struct, frozen=True):
 
         name: the name of the call's tool.
         approvals: the tools that need approval without a rule.
-        is_approved: a person has approved the call.
+        is_approved: True if a person has approved the call.
         """
         if name not in self.attached:
             # The error names no tools, since the request may have tools of its own, which these rules do not know.
@@ -200,7 +200,7 @@ class RuleState(Struct, frozen=True):
     def decide_next(self, reply: Sequence[JudgedCall], *, is_last_step: bool = False) -> Offer | Stop:
         """Returns the next step once all calls of a reply have their results.
 
-        is_last_step: the turn may have no step after the reply's.
+        is_last_step: True if the turn may have no step after the reply's.
         """
         offer, ending, nudge = self.offer(), self._find_ending(reply), ""
         if ending is not None:
@@ -235,7 +235,7 @@ class RuleState(Struct, frozen=True):
 
         The model need not if a person has denied, since the last counted call, all tools that may be called.
 
-        by_style: the model must call a tool even without a rule, since it speaks by a tool.
+        by_style: True if the model must call a tool even without a rule, since it speaks by a tool.
         """
         must_call = by_style or any(limit.must_call for limit in limits)
         denied_last = takewhile(lambda call: call.status == "denied", reversed(self.calls))

@@ -92,7 +92,7 @@ class AgentImport:
     async def run(self, *, overrides_tools: bool) -> Sequence[str]:
         """Makes the agents of the file. Returns their uids. Raises: Conflict.
 
-        overrides_tools: the file's tools replace existing tools of the same names.
+        overrides_tools: True if the file's tools replace existing tools of the same names.
         """
         for agent in self._file.agents:
             self._registry.check_name(agent.name)
@@ -128,7 +128,7 @@ class AgentImport:
     # -- parts that agents share
 
     async def _make_tools(self, *, overrides: bool) -> None:
-        """Makes the tools of the file. overrides: they replace existing tools of the same names."""
+        """Makes the tools of the file. overrides: True if they replace existing tools of the same names."""
         project = self._project
         registry = self._registry.tools
         for name, definition in self._file.tools.items():

@@ -131,7 +131,7 @@ class FolderContents(Struct, frozen=True):
     async def load_views(
         self, folder: Definition, files: Sequence[StoredFile], *, includes_content: bool = False
     ) -> Sequence[FileView]:
-        """Returns files of a folder as lists show them. includes_content: the texts of the files are read, too."""
+        """Returns files of a folder as lists show them. includes_content: True if their texts are read, too."""
         counts = await self.store.files.count_parts(folder.memory_row, [file.id for file in files])
         return [
             FileView(

@@ -43,7 +43,7 @@ async def erase_conversation(
 ) -> None:
     """Erases the messages of a conversation, and frees its name.
 
-    keeps_memory: facts, passages and blocks that came from the conversation stay.
+    keeps_memory: True if facts, passages and blocks that came from the conversation stay.
     at: the time of the request, in seconds since the epoch.
     """
     forgetting = await store.conversations.release(agent, conversation_row, keeps_memory=keeps_memory, at=at)
@@ -79,7 +79,7 @@ class AgentConversations:
 
         source: the row of the source; None: the agent's own conversation, which has not begun.
         definition: the definition of the source.
-        is_hidden: lists leave the new conversation out.
+        is_hidden: True if lists leave the new conversation out.
         upto: the number of the last shared message; 0: no message is shared; None: all messages before an active run.
 
         Raises: BadRequest if a fork cannot begin after that message; NotFound if the source does not have it.

@@ -378,7 +378,7 @@ def _has_tags(tags: Collection[str], match_all: Sequence[str], match_some: Seque
 
 
 def _make_run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
-    """Returns the send of a message to another agent. is_awaited: the sender waits for an answer."""
+    """Returns the send of a message to another agent. is_awaited: True if the sender waits for an answer."""
     return RunRequest(
         resolved.spec,
         resolved.scope,
@@ -391,7 +391,7 @@ def _make_run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_
 
 
 def _make_message(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
-    """Returns the message that the recipient gets. is_awaited: the sender waits for an answer."""
+    """Returns the message that the recipient gets. is_awaited: True if the sender waits for an answer."""
     wait = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
     introduction = f"Message from the agent {sender.name} ({sender.agent_id}). {wait}"
     return make_framed_system_message(f"{introduction}\n\n{text}", sender=sender.agent_id)

@@ -44,7 +44,7 @@ class MessageSearch(Struct, frozen=True):
 
         since, until: the bounds of the messages' times in seconds since the epoch, `until` excluded; None: no bound.
         limit: the largest number of messages to return.
-        by_meaning: the search takes vectors as well as words, if there is an embedder.
+        by_meaning: True if the search takes vectors as well as words, if there is an embedder.
         conversation_name: the name of the only conversation to search; None: all conversations.
 
         Raises: StoreError.

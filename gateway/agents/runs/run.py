@@ -222,7 +222,7 @@ def make_sampling(
 ) -> dict[str, Any]:
     """Returns the fields that each request of an agent has unless its client sets them.
 
-    has_tools: the request has tools of the agent or of the client.
+    has_tools: True if the request has tools of the agent or of the client.
     overrides: fields that override the agent's fields.
     """
     fields = {**spec.definition.sampling, **overrides}

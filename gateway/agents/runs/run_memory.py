@@ -363,7 +363,7 @@ class RunMemory:
         return prompt
 
     def _plan_next(self, results: Sequence[ToolResult], nudge: str, *, is_last: bool) -> None:
-        """Plans the next step with results. is_last: the run ends with this step, which has no reply."""
+        """Plans the next step with results. is_last: True if the run ends with this step, which has no reply."""
         context, edits, now = self.context, self._edits, self.keeper.now()
         messages = edits.make_messages(results, make_mark(context.agent.secret), now)
         if nudge:

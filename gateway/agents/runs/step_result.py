@@ -58,7 +58,7 @@ class StepResult(Struct, frozen=True):
     def of(outcome: TurnOutcome, stop: StopReason, error: str | None, *, withholds_error: bool) -> StepResult:
         """Returns the result of a run's last step. A reply that was cut off is stored as far as it came.
 
-        withholds_error: the run reads another memory, which the error's message may quote.
+        withholds_error: True if the run reads another memory, which the error's message may quote.
         """
         full_reply, shown_reply = outcome.full_reply, outcome.shown_reply
         if not full_reply and outcome.text and shown_reply is not None:

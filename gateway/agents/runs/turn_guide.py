@@ -32,8 +32,8 @@ def make_guide(
     """Returns the guide of an agent's turn. The agent's rules do not apply if no tool is offered.
 
     calls: the calls of earlier runs since the user's newest message.
-    can_ask: a person can be asked to approve a call.
-    has_later_message: a message of the send follows the results of its calls.
+    can_ask: True if a person can be asked to approve a call.
+    has_later_message: True if a message of the send follows the results of its calls.
     """
     names = [tool["function"]["name"] for tool in prompt.offered_tools]
     return RuleGuide(

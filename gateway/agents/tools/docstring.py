@@ -93,7 +93,7 @@ def _is_rule(line: str) -> bool:
 def _read_arguments(lines: Sequence[str], *, is_numpy: bool) -> dict[str, str]:
     """Returns the descriptions of parameters, read from lines `name (type): text` and deeper lines after each.
 
-    is_numpy: the lines are `name : type` or a name alone, and the text is in the deeper lines.
+    is_numpy: True if the lines are `name : type` or a name alone, and the text is in the deeper lines.
     """
     pattern = _NUMPY_PARAMETER if is_numpy else _PARAMETER
     depth = next((len(text_line) - len(text_line.lstrip()) for text_line in lines if text_line.strip()), 0)

@@ -23,7 +23,7 @@ _OWN_HEADERS = ("host", "connection", "content-length", "accept-encoding", "user
 class HostTransport(httpx2.AsyncBaseTransport):
     """Sends requests through `ToolHosts` to one server alone, since the headers are for no other server.
 
-    has_events: the server answers each message by an event of the stream that the first GET opened.
+    has_events: True if the server answers each message by an event of the stream that the first GET opened.
     """
 
     def __init__(

@@ -119,7 +119,7 @@ def convert(json: Any, struct_type: type[B], path: Path, *, is_lax: bool = False
     """Makes a struct of parsed JSON, or of the parameters of a query.
 
     path: the path of the JSON in the request, for errors.
-    is_lax: numbers may be text, as in a query.
+    is_lax: True if numbers may be text, as in a query.
 
     Raises: the errors of `read_body`.
     """

@@ -143,7 +143,7 @@ class AlteredSearch:
         list may stand between a similar reply and its own question.
 
         begin: the index of the reply in the list.
-        is_long: the reply in the list is long.
+        is_long: True if the reply in the list is long.
         """
         tree, listing = self._tree, self._query.listing
         return [candidate for candidate in same_questions if self._may_be_meant(candidate)] or [

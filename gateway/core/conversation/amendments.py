@@ -133,7 +133,7 @@ class _AmendmentSearch:
         return _Step(exchange, start, end)
 
     def _locate_inputs(self, step: _Step, *, is_turn: bool) -> _Inputs:
-        """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""
+        """Returns the messages that may be an exchange's inputs. is_turn: True if a user's message is among them."""
         tree = self._tree
         listing = self._listing
         exchange = step.exchange
@@ -212,7 +212,7 @@ def _may_be_question(tree: Tree, exchange: Exchange, text: str, *, is_doubtful: 
     A message without words is no form of a question with words: a framework puts one before a reply that begins its
     list.
 
-    is_doubtful: more than the question differs from the stored turn.
+    is_doubtful: True if more than the question differs from the stored turn.
     """
     return bool(join_letters(text) and not is_doubtful) or _was_within(tree, exchange, text)
 

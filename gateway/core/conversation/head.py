@@ -290,7 +290,7 @@ class _HeadSearch:
     ) -> int:
         """Returns how many of the last earlier messages come once more at the beginning of the new messages.
 
-        may_grow: the last of these messages may be a transcript that has grown.
+        may_grow: True if the last of these messages may be a transcript that has grown.
         """
         hasher = self._listing.hasher
         for count in range(min(len(new_messages), len(earlier_messages)), 0, -1):
@@ -454,7 +454,7 @@ def repeats(
 ) -> bool:
     """Returns whether new messages repeat as many earlier messages.
 
-    may_grow: the last of these messages may be a transcript that has grown.
+    may_grow: True if the last of these messages may be a transcript that has grown.
     """
     pairs = [*zip(new_messages, earlier_messages, strict=True)]
     # Two messages with the same words may have different pictures, or be results of different calls.

@@ -74,7 +74,8 @@ def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
 def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_root: bool) -> bool:
     """Returns whether the stored messages of the list are word for word the end of the path.
 
-    reaches_root: the path is loaded from its root on; otherwise the list has to be shorter than the loaded path.
+    reaches_root: True if the path is loaded from its root on; otherwise the list has to be shorter than the loaded
+        path.
     """
     listing, match = plan.query.listing, plan.match
     if match.altered and not match.altered.inputs.start:

@@ -362,7 +362,7 @@ class Tree:
 
         Results of tools are active with the turn that they belong to.
 
-        is_named: its conversation has an id of the client's.
+        is_named: True if its conversation has an id of the client's.
         """
         # From the exchange up to the first of its turn; all of them have the same result.
         visited: list[tuple[int, bool]] = []

@@ -122,7 +122,7 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
 
     row: the row of the import.
     uid: the public id of the conversation, if it is new.
-    learns: facts are learned from the conversation.
+    learns: True if facts are learned from the conversation.
     """
     return ImportWrite(
         agent=agent,

@@ -150,7 +150,7 @@ def _insert(value: str, new: str, line: int | None) -> _Change:
 
 
 def _replace(value: str, old: str, new: str, *, replaces_all: bool = False) -> _Change:
-    """Replaces a text that occurs exactly once. replaces_all: the text is replaced wherever it occurs."""
+    """Replaces a text that occurs exactly once. replaces_all: True if the text is replaced wherever it occurs."""
     if not old:
         return _Change(None, "the text to replace is empty.")
     count = value.count(old)

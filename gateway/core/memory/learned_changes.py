@@ -44,7 +44,7 @@ def apply_reply_edits(
     shown_versions: the versions of the blocks as they were shown; a block that has changed since is not rewritten as a
         whole. None: any block may be rewritten.
     lines: the lines of the blocks as they were shown.
-    keeps_secrets: texts with passwords and keys are learned too, as in `clean_messages`.
+    keeps_secrets: True if texts with passwords and keys are learned too, as in `clean_messages`.
     """
     changes = _Changes(
         FactOrigins(messages, [*known_facts.values(), *lines]),

@@ -72,7 +72,7 @@ def learn_standing(
     known_facts: the standing facts so far.
     now: the current time, in seconds since the epoch. A fact with a later date was dated by a wrong clock, and gives
         way to any statement.
-    keeps_secrets: texts that look like secrets are learned, too.
+    keeps_secrets: True if texts that look like secrets are learned, too.
     """
     # The facts by their keys.
     facts_by_key: dict[str, _StatedFact] = {}

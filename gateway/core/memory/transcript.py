@@ -46,8 +46,8 @@ def clean_messages(
     """Returns the messages of users and assistants, oldest first, without marks and notes.
 
     max_chars: the most characters of a message; a longer message is cut.
-    keeps_secrets: texts that look like secrets stay.
-    keeps_repeats: a reply that comes again word for word stays, as the answer to the question before it.
+    keeps_secrets: True if texts that look like secrets stay.
+    keeps_repeats: True if a reply that comes again word for word stays, as the answer to the question before it.
     """
     cleaned_messages: list[Message] = []
     replies: set[str] = set()

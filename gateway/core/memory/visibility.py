@@ -38,8 +38,8 @@ def list_visible_messages(
     """Returns the messages that other conversations may see, in their order.
 
     exchange: the exchange with its content.
-    prefix_is_shared: another conversation opened with the same prefix.
-    takes_reply: the reply is among the messages; otherwise it is not even parsed.
+    prefix_is_shared: True if another conversation opened with the same prefix.
+    takes_reply: True if the reply is among the messages; otherwise it is not even parsed.
     """
     if is_tombstone(exchange) or exchange.input is None:
         return []
@@ -87,7 +87,7 @@ def list_recallable_messages(
     """Returns the messages of an exchange that recall may find, with the user's own words alone (`read_own_words`).
 
     exchange: the exchange with its content.
-    prefix_is_shared: another conversation opened with the same prefix.
+    prefix_is_shared: True if another conversation opened with the same prefix.
     previous: the number of the message before the exchange; None: no message is before it.
     seqs: the numbers of the messages to return; None: all messages. A reply that is not among them is not parsed.
     """
@@ -131,7 +131,7 @@ def list_user_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Messa
     """Returns the user's messages among those that recall may find; the reply is not even parsed.
 
     exchange: the exchange with its content.
-    prefix_is_shared: another conversation opened with the same prefix.
+    prefix_is_shared: True if another conversation opened with the same prefix.
     """
     inputs = range(exchange.seq, exchange.reply_seq)
     recallable = list_recallable_messages(exchange, prefix_is_shared, None, inputs)

@@ -90,8 +90,8 @@ def make_excerpt(
     keys: the keys of the query, from `list_query_keys`.
     max_chars: the most characters of the text. The signs where sentences are left out come on top.
     short_keys: the short words of the query, from `list_short_words`. A short word counts if few sentences have it.
-    shows_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has such a
-        word.
+    shows_neighbours: True if sentences without a word of the query are shown, too, if they stand next to one that has
+        such a word.
     """
     lower_text = text.lower()
     pieces = _find_pieces(text, lower_text)

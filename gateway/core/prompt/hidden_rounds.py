@@ -42,7 +42,7 @@ def restore_rounds(
     reply: the reply as the client has it.
     following: the client's messages after the reply; None: the history is stored here.
     offered_tools: the names of the tools that the request offers.
-    is_same_model: the model made the reply, so fields that only its provider reads may be sent.
+    is_same_model: True if the model made the reply, so fields that only its provider reads may be sent.
     """
     all_messages = content.full_reply or []
     end = 1 + max((i for i, each in enumerate(all_messages) if each["role"] == "tool"), default=-1)

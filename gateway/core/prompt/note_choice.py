@@ -73,9 +73,9 @@ def choose_hits(
     shared_lines: lines that stand in the question too, and are not shown.
     budget_tokens: the most tokens of the whole note as `render_note` makes it, without the line that names its mark.
     cut_chars: the most characters of one message that are shown.
-    is_selection: the candidates are a selection of the whole memory (`Recall.select_messages`), as the note states.
-        A message that facts cover for the most part is left out.
-    is_order: the query asks for the order of many events, each of which one sentence states.
+    is_selection: True if the candidates are a selection of the whole memory (`Recall.select_messages`), as the note
+        states. A message that facts cover for the most part is left out.
+    is_order: True if the query asks for the order of many events, each of which one sentence states.
     """
     if is_selection:
         budget_tokens -= SELECTION_TOKENS

@@ -82,7 +82,7 @@ class NoteDraft:
         room_tokens: the most tokens of the lines, without the note's frame.
         cut_chars: the most characters of one message that are shown.
         shown_content: the content that the request shows already.
-        is_order: the query asks for the order of many events, each of which one sentence states.
+        is_order: True if the query asks for the order of many events, each of which one sentence states.
         """
         # The fields of the same names of the `Choice`.
         self.repeated_seqs: list[int] = []

@@ -56,7 +56,7 @@ def with_speaker(query: str, names: Sequence[str]) -> str:
 def find_name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
     """Returns the pattern of a person's name as a word; None for a name without letters.
 
-    is_low: the text has no capitals.
+    is_low: True if the text has no capitals.
     """
     words = [word for word in re.split(r"[\s_]+", name) if word]
     if not words or len(words[0]) < 2:

@@ -115,8 +115,8 @@ def render_note(
     changes: the texts of `list_changes`.
     now: the date of the note, in seconds since the epoch.
     mark: the mark of the memory.
-    is_selection: the hits are a selection of the whole memory, which the note states.
-    names_mark: the note names its mark, since no text before it does.
+    is_selection: True if the hits are a selection of the whole memory, which the note states.
+    names_mark: True if the note names its mark, since no text before it does.
     """
     if not hits and not changes:
         return ""

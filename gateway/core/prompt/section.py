@@ -191,9 +191,9 @@ def make_section(
 
     pinned_section: the section that the path has; None: the path has no section.
     shown_after: the content of each block that the texts after the section show last, without this request's note.
-    is_continued: the conversation exists already.
-    may_rebuild: rendering the section again costs nothing, or the agent asks for it.
-    takes_note: a note can be attached to this request.
+    is_continued: True if the conversation exists already.
+    may_rebuild: True if rendering the section again costs nothing, or the agent asks for it.
+    takes_note: True if a note can be attached to this request.
     """
     # A conversation that began without a section has the profile's prompt alone. The conversation of an agent with a
     # definition may begin with messages that no provider has seen: the agent's first messages, or imported ones.

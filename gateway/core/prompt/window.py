@@ -123,7 +123,7 @@ def plan_budget(
 def make_window_item(message: Mapping[str, Any], token_bound: int, *, is_nudge: bool = False) -> WindowItem:
     """Returns a chat message as the window sees it; fields of the wrong type are ignored.
 
-    is_nudge: an agent's rules sent the message to its model (`private.is_nudge`).
+    is_nudge: True if an agent's rules sent the message to its model (`private.is_nudge`).
     """
     role = _NUDGE_ROLE if is_nudge else message.get("role")
     calls, answers = message.get("tool_calls"), message.get("tool_call_id")

@@ -104,7 +104,7 @@ class BodyEdit:
     def add_tools(self, tools: Iterable[Json], *, are_first: bool = False) -> None:
         """Adds tools after the client's own. Adding none changes nothing: some upstreams refuse an empty `tools`.
 
-        are_first: these tools and all tools that were added before go before the client's own.
+        are_first: True if these tools and all tools that were added before go before the client's own.
         """
         self._tools.extend(tools)
         self._are_tools_first = are_first

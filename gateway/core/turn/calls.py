@@ -211,7 +211,7 @@ def _make_forbidden_result(call: ToolCall, verdict: Forbidden) -> ToolResult:
 def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
     """Replaces a name and arguments that strict servers refuse, which would refuse every later request, too.
 
-    has_arguments: the arguments of the call are an object.
+    has_arguments: True if the arguments of the call are an object.
     """
     call.name = make_valid_tool_name(call.name)
     if not has_arguments or not call.arguments_text.strip():

@@ -178,7 +178,7 @@ class ClientView:
         """Shows results of the gateway's tools as they are stored.
 
         first_seq: the number of the first result; None: the results are a part of the reply, since no tool was run.
-        is_last: no step is opened with these results.
+        is_last: True if no step is opened with these results.
         """
 
     def begin_step(self, first_seq: int, reply_seq: int) -> None:
@@ -215,7 +215,7 @@ class ClientView:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
         body: the last body that `add_whole_reply` got, for fields outside of the reply; the reply is in `outcome`.
-        is_unchanged: the body holds exactly what the client gets.
+        is_unchanged: True if the body holds exactly what the client gets.
         """
         return b""
 

@@ -129,7 +129,7 @@ class MessageDraft(ReplyUsage):
         the client gets it does not depend on how the bytes were cut.
 
         gateway_tools: the names of the tools that run here; their calls are withheld from the client.
-        is_over: no more pieces come, so that every name is complete.
+        is_over: True if no more pieces come, so that every name is complete.
         """
         pieces: dict[ToolCall, list[Json]] = {}
         for entry in entries:

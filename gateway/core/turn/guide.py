@@ -40,8 +40,8 @@ class Offer(Struct, frozen=True):
 
         No field names the tools that may be called: a call of another tool gets an error as its result.
 
-        can_force: the model can be made to call a tool.
-        has_client_tools: the request has tools of the client's, which the offer does not cover.
+        can_force: True if the model can be made to call a tool.
+        has_client_tools: True if the request has tools of the client's, which the offer does not cover.
         """
         if self.is_final or (self.names == () and not has_client_tools):
             return {"tool_choice": "none"}

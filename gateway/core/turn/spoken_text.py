@@ -39,7 +39,7 @@ class SpokenText:
         """Reads the thoughts, words and fillers in the arguments of calls, as far as they have come.
 
         draft: the reply so far.
-        is_shown: the client gets the text at once; otherwise the text is only collected.
+        is_shown: True if the client gets the text at once; otherwise the text is only collected.
         """
         if self._reader is None:
             return
@@ -60,7 +60,7 @@ class SpokenText:
                 self.add_filler(text.lstrip(), is_shown=is_shown)
 
     def add_filler(self, text: str, *, is_shown: bool) -> None:
-        """Adds a filler, or its beginning. is_shown: the client gets the filler at once."""
+        """Adds a filler, or its beginning. is_shown: True if the client gets the filler at once."""
         self._add(Voice.FILLER, text, choose_separator(self.content_before, text), is_shown=is_shown)
 
     def _add(self, voice: Voice, text: str, blanks: str, call_index: int = 0, *, is_shown: bool) -> None:

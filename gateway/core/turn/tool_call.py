@@ -122,7 +122,7 @@ class ToolCall:
         return call
 
     def _add_function(self, function: Json, *, repeats_id: bool) -> None:
-        """Adds the fields of the function of a piece. repeats_id: the piece has an id again."""
+        """Adds the fields of the function of a piece. repeats_id: True if the piece has an id again."""
         for key, value in function.items():
             if key == "name":
                 # Most upstreams send the name whole, some in pieces, and some (MiniMax's models at NVIDIA) whole with
@@ -146,8 +146,8 @@ def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete:
     Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's, whatever its
     name.
 
-    is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
-        the beginning of a gateway tool's name is undecided until then.
+    is_complete: True if the name has ended, because arguments came after it or the reply is over. A name may come in
+        pieces, so the beginning of a gateway tool's name is undecided until then.
     """
     if call.fields.get("type") not in FUNCTION_TYPES:
         return CallOwner.CLIENT

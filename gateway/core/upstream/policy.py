@@ -245,9 +245,9 @@ def choose_next(
     """Returns the step after a failed attempt.
 
     failure_count: the number of attempts of this request at the endpoint, all of which failed.
-    has_peer: the next endpoint has the same rank.
-    has_fallback: the route has a next endpoint.
-    may_retry: the retry budget allows a retry.
+    has_peer: True if the next endpoint has the same rank.
+    has_fallback: True if the route has a next endpoint.
+    may_retry: True if the retry budget allows a retry.
     chance: a random number from 0 to 1, for the jitter.
     """
     # Another endpoint of the same model answers sooner than a retry, and as well.

@@ -54,7 +54,7 @@ def _render_headers(bucket: Bucket, now: float) -> list[Header]:
 
 
 def _render_refusal(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
-    """Returns the message of a refusal. is_reserved: requests under way have reserved the rest."""
+    """Returns the message of a refusal. is_reserved: True if requests under way have reserved the rest."""
     amount = f"{limit.most:.15g}"
     plural = "" if limit.most == 1 else "s"
     unit = {"requests": f"request{plural}", "tokens": f"token{plural}", "cost": "of cost"}.get(limit.unit)

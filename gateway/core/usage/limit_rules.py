@@ -48,7 +48,7 @@ def estimate_amounts(tokens: int = 0, cost: int = 0) -> Amounts:
 
 
 def count_used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -> Amounts:
-    """Returns the amounts that a request has used. is_answered: a model has answered, or no model was to be asked."""
+    """Returns the amounts that a request has used. is_answered: True if a model has answered, or none had to."""
     return Amounts(let_in=1, answered=int(is_answered), tokens=tokens, cost=cost, concurrent=0)
 
 

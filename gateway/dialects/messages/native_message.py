@@ -83,7 +83,7 @@ class NativeMessage:
         self._replies.append(bytes(_BODY_DECODER.decode(body).native_message))
 
     def render_body(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        """Returns the whole replies as one message. is_unchanged: the client gets the last reply as it is."""
+        """Returns the whole replies as one message. is_unchanged: True if the client gets the last reply as it is."""
         if is_unchanged:
             return self._replies[-1]
         replies = [orjson.loads(reply) for reply in self._replies]

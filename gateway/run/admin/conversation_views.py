@@ -262,7 +262,7 @@ class ConversationViews(Struct, frozen=True):
     ) -> LaterMessages | None:
         """Returns the page that follows a page of a conversation; None: the page has the last message.
 
-        is_cut: the page ends before a message, maybe within an exchange.
+        is_cut: True if the page ends before a message, maybe within an exchange.
         """
         if not page.items:
             return None

@@ -56,8 +56,8 @@ class MemoryEdits(Struct, frozen=True):
     ) -> RememberedFact:
         """Adds a fact, unless an equal fact is true. Returns the new or the equal fact.
 
-        always: the fact is shown before each reply. It replaces an equal fact that is not, and standing facts that it
-            contradicts.
+        always: True if the fact is shown before each reply. It replaces an equal fact that is not, and standing facts
+            that it contradicts.
         """
         text = read_fact_text(text)
         now = self.now()

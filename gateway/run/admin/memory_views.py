@@ -124,7 +124,7 @@ class MemoryViews:
         """Returns a page of memories, those with the newest turns first.
 
         q: the beginning of the names of memories; for agents also of their ids.
-        by_messages: memories with the most messages come first, which agents cannot be listed by.
+        by_messages: True if memories with the most messages come first, which agents cannot be listed by.
 
         Raises: BadRequest: `after` cannot be read, or agents are to be listed by messages.
         """

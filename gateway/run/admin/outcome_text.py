@@ -151,7 +151,7 @@ def describe_others(profiles: Sequence[str]) -> str:
 def describe_unswept(*, is_server: bool) -> str:
     """Returns the remark that the database still has old copies of forgotten texts, with the way to remove them.
 
-    is_server: the database is PostgreSQL.
+    is_server: True if the database is PostgreSQL.
     """
     if is_server:
         return (

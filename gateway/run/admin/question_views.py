@@ -121,7 +121,7 @@ def _is_asked_again(logged: LoggedRequest) -> bool:
 
 
 def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool = False) -> Question | None:
-    """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
+    """Returns the question of an exchange; None: its words may not be seen. is_again: True if it was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
     user_messages = list_user_messages(exchange, prefix_is_shared)

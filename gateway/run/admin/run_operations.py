@@ -169,7 +169,7 @@ class RunOperations(Struct, frozen=True):
         """Returns a page of the runs of all agents, the newest first.
 
         project: the only project that the caller sees; None: all projects.
-        is_failed: only runs that failed are listed.
+        is_failed: True if only runs that failed are listed.
 
         A page of a project, or of the runs that failed, looks through a bounded number of runs, so it may list fewer
         than `limit` though more follow.

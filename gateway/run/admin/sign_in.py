@@ -51,7 +51,7 @@ class SignIn:
         """Begins with no codes.
 
         now: seconds since the epoch.
-        is_enabled: there is a page to sign in to.
+        is_enabled: True if there is a page to sign in to.
         """
         self._store = store
         self._now = now

@@ -58,7 +58,7 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
 
     The file gets its name when all of it is on disk. Until then, and if that fails, a file of the same name stays.
 
-    may_replace: the new file may replace a file or a link of the same name.
+    may_replace: True if the new file may replace a file or a link of the same name.
 
     Raises: GatewayError: the file cannot be opened or written.
     """

@@ -40,7 +40,7 @@ class JobPostponed(JobFailed):
         """Postpones the job.
 
         delay_s: the seconds until the next attempt.
-        is_planned: jobs of this kind wait as a matter of course, so the wait is not logged.
+        is_planned: True if jobs of this kind wait as a matter of course, so the wait is not logged.
         """
         super().__init__(message)
         self.delay_s = delay_s

@@ -389,7 +389,7 @@ class Attempts:
 
         request: the request of the stream.
         source: the source of the stream's request.
-        was_settled: an endpoint had answered before the stream.
+        was_settled: True if an endpoint had answered before the stream.
 
         Raises: ProviderError: the error of the last attempt after the stream.
         """

@@ -140,7 +140,7 @@ class Forwarder:
         This is so for agents, for upstreams that do not store responses, and for a request that continues a response of
         the gateway. The last two are ruled out by a header that names another upstream than the model's.
 
-        continues_here: the request continues a response that the gateway stores.
+        continues_here: True if the request continues a response that the gateway stores.
         path: the path below the base URL.
         model: the model that the request names; None: the request names no model.
         upstream_name: the upstream that the caller asks for; None: the caller asks for no upstream.

@@ -107,7 +107,7 @@ class RunLogs:
         """Yields the events of a run that has ended: the stored events, then the missing last events.
 
         after: the number of the last event that the reader has; 0: the reader has none.
-        is_logged: the reader has followed the log, of which the events may be erased by now.
+        is_logged: True if the reader has followed the log, of which the events may be erased by now.
         """
         number = 0
         logged_events: list[bytes] = []

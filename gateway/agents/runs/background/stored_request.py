@@ -72,7 +72,7 @@ class StoredRequest(SendFields, frozen=True):
         return msgspec.json.decode(data or b"{}", type=StoredRequest)
 
     def encode(self, *, includes_messages: bool = True) -> bytes:
-        """Encodes a request for the store. includes_messages: the messages and decisions are encoded, too."""
+        """Encodes a request for the store. includes_messages: True if the messages and decisions are encoded, too."""
         return msgspec.json.encode(self if includes_messages else replace(self, messages=(), decisions=()))
 
     def make_run_request(

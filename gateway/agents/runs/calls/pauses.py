@@ -60,7 +60,7 @@ def make_answers(
     """Returns the messages that store decisions about calls.
 
     answered_ids: the ids of the calls that have an answer.
-    may_repeat: the send may be a repetition, so decisions about answered calls are ignored.
+    may_repeat: True if the send may be a repetition, so decisions about answered calls are ignored.
 
     Raises: BadRequest if a decision is about a call that does not wait for such an answer.
     """
