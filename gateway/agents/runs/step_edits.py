@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.private import NUDGE_SENDER, CallStatus, with_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory.block_edit import EditResult
-from gateway.core.memory.edit_ids import map_edits_to_calls, parse_call_of_edit
+from gateway.core.memory.edit_ids import map_edits_to_calls, parse_call_id
 from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
@@ -40,9 +40,9 @@ class StepEdits:
 
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether each result is of an edit or came from the client, so that no tool ran that takes time."""
-        calls = map_edits_to_calls(result.call_id for result in results)
-        editing_call_ids = {parse_call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
-        return editing_call_ids | self._client_call_ids >= {*calls.values()}
+        call_ids = map_edits_to_calls(result.call_id for result in results)
+        editing_call_ids = {parse_call_id(edit.call_id, call_ids) for edit in self.block_edits.edits}
+        return editing_call_ids | self._client_call_ids >= {*call_ids.values()}
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these blocks have the versions that the step read."""
@@ -53,13 +53,13 @@ class StepEdits:
 
         results: the results of all calls of the step, made when the edits were applied to the older blocks.
         """
-        calls = map_edits_to_calls(result.call_id for result in results)
+        call_ids = map_edits_to_calls(result.call_id for result in results)
         edit_results: dict[str, list[EditResult]] = {}
         for edit in stale.block_edits.edits:
             if edit.op in STORED_SOURCES:
                 self.block_edits.edits.append(edit)
                 continue
-            call_id = parse_call_of_edit(edit.call_id, calls)
+            call_id = parse_call_id(edit.call_id, call_ids)
             edit_results.setdefault(call_id, []).append(self.block_edits.apply(edit))
         return [
             _with_edits(result, edit_results[result.call_id]) if result.call_id in edit_results else result

@@ -13,10 +13,10 @@ _NUMBER_MARK: Final = " #"
 _MAX_ID_CHARS: Final = 200
 
 
-def make_edit_id(call_id: str, n: int) -> str:
-    """Returns the id of an edit, which no other edit of the turn has. n: the number of the edit in the call, from 0."""
+def make_edit_id(call_id: str, number: int) -> str:
+    """Returns the id of an edit, which is unique in its turn. number: the number of the edit in the call, from 0."""
     first_id = shorten_call_id(call_id)
-    return first_id if n == 0 else f"{first_id}{_NUMBER_MARK}{n + 1}"
+    return first_id if number == 0 else f"{first_id}{_NUMBER_MARK}{number + 1}"
 
 
 def shorten_call_id(call_id: str) -> str:
@@ -24,11 +24,14 @@ def shorten_call_id(call_id: str) -> str:
     return call_id if len(call_id) <= _MAX_ID_CHARS else sha256(call_id.encode()).hexdigest()
 
 
-def map_edits_to_calls(calls: Iterable[str]) -> dict[str, str]:
+def map_edits_to_calls(call_ids: Iterable[str]) -> dict[str, str]:
     """Returns the ids of calls by the ids of their first edits."""
-    return {make_edit_id(call, 0): call for call in calls}
+    return {make_edit_id(call_id, 0): call_id for call_id in call_ids}
 
 
-def parse_call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
-    """Returns the id of the call to which an edit belongs; "": to no such call. calls: from `map_edits_to_calls`."""
-    return calls.get(edit) or calls.get(edit.rpartition(_NUMBER_MARK)[0], "")
+def parse_call_id(edit_id: str, call_ids: Mapping[str, str]) -> str:
+    """Returns the id of the call to which an edit belongs; "": to no such call.
+
+    call_ids: the ids of the calls by the ids of their first edits (`map_edits_to_calls`).
+    """
+    return call_ids.get(edit_id) or call_ids.get(edit_id.rpartition(_NUMBER_MARK)[0], "")
