@@ -91,40 +91,45 @@ def list_recallable_messages(
     previous: the number of the message before the exchange; None: no message is before it.
     seqs: the numbers of the messages to return; None: all messages. A reply that is not among them is not parsed.
     """
-    messages = []
+    messages: list[Message] = []
     takes_reply = seqs is None or exchange.reply_seq in seqs
-    for i, message in list_visible_messages(
+    for visible in list_visible_messages(
         exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply
     ):
-        is_reply = i == REPLY
-        text = note_text.read_own_words(read_text(message))
-        if not text.strip():
-            continue
-        position = len(exchange.inputs) if is_reply else i
-        name = message.get("name")
-        # Interned: thousands of messages have few roles.
-        role = "assistant" if is_reply else intern(str(message.get("role")))
-        seq = exchange.seq + position
-        if position and position - 1 in exchange.redactions:
-            previous = seq - 1  # as the index has it: it was written before that message was forgotten
-        messages.append(
-            Message(
-                seq=seq,
-                exchange_row=exchange.id,
-                role=role,
-                text=text,
-                at=(exchange.ended if is_reply else None) or exchange.begun,
-                conversation_row=exchange.conversation_row,
-                speaker=name if isinstance(name, str) else None,
-                atoms=(exchange.reply or ()) if is_reply else exchange.inputs[i],
-                previous=previous,
-            )
-        )
-        previous = seq
+        text = note_text.read_own_words(read_text(visible.message))
+        if text.strip():
+            messages.append(_make_recallable(exchange, visible, text, previous))
+            previous = messages[-1].seq
     # All messages are built, since each names the message before it.
     if seqs is None:
         return messages
     return [message for message in messages if message.seq in seqs]
+
+
+def _make_recallable(exchange: Exchange, visible: VisibleMessage, text: str, previous: int | None) -> Message:
+    """Returns a message as recall finds it.
+
+    text: the user's own words in the message.
+    previous: the number of the recallable message before it; None: no message is before it.
+    """
+    is_reply = visible.message_index == REPLY
+    index = len(exchange.inputs) if is_reply else visible.message_index
+    seq = exchange.seq + index
+    if index and index - 1 in exchange.redactions:
+        previous = seq - 1  # as the index has it: it was written before that message was forgotten
+    name = visible.message.get("name")
+    return Message(
+        seq=seq,
+        exchange_row=exchange.id,
+        # Interned: thousands of messages have few roles.
+        role="assistant" if is_reply else intern(str(visible.message.get("role"))),
+        text=text,
+        at=(exchange.ended if is_reply else None) or exchange.begun,
+        conversation_row=exchange.conversation_row,
+        speaker=name if isinstance(name, str) else None,
+        atoms=(exchange.reply or ()) if is_reply else exchange.inputs[index],
+        previous=previous,
+    )
 
 
 def list_user_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
