@@ -103,7 +103,7 @@ class RequestLog:
         """Notes the end of a request, unless its beginning was not noted. status: the status of the reply."""
         begun_request = self._begun_requests.pop(receipt, None)
         if begun_request is not None:
-            logged_request = _log_entry(begun_request, receipt, status)
+            logged_request = _make_logged_request(begun_request, receipt, status)
             self._ended_requests.append(logged_request)
             self.figures.add(
                 self.now(), begun_request.project, logged_request.mode, status, receipt.clock.added_ms
@@ -112,7 +112,7 @@ class RequestLog:
     def list_in_flight(self, *, project: str | None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are as in `list_ended`."""
         requests = (
-            _log_entry(request, receipt, status=None)
+            _make_logged_request(request, receipt, status=None)
             for receipt, request in reversed(self._begun_requests.items())
         )
         return [request for request in requests if request.is_of(project, memory)]
@@ -164,17 +164,20 @@ class RequestLog:
         self._ended_requests = deque(remaining_requests, self._ended_requests.maxlen)
 
 
-def _log_entry(begun_request: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
+def _list_tries(receipt: Receipt, upstream: str) -> tuple[str, ...]:
+    """Returns each upstream that was asked, with its status or failure. upstream: the upstream that answered, or ""."""
+    if header := receipt.headers.get("x-mnemogate-tries"):
+        return tuple(header.split(";"))
+    # The first try was the only one. The status of the reply may be the gateway's own, of a turn that was not written.
+    call = receipt.last_call
+    outcome = call and (call.failure or call.status)
+    return (f"{upstream}:{outcome}",) if upstream and outcome else ()
+
+
+def _make_logged_request(begun_request: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
     """Returns a request as the log lists it now. status: the status of the reply; None: the request is in flight."""
     headers = receipt.headers
     upstream = headers.get("x-mnemogate-upstream") or ""
-    if header := headers.get("x-mnemogate-tries"):
-        tries = tuple(header.split(";"))
-    else:  # the first try was the only one
-        call = receipt.last_call
-        # The status of the reply may be the gateway's own, of a turn that was not written.
-        outcome = call and (call.failure or call.status)
-        tries = (f"{upstream}:{outcome}",) if upstream and outcome else ()
     return LoggedRequest(
         **asdict(begun_request),
         id=mask_keys_in_text(receipt.request_id),
@@ -187,7 +190,7 @@ def _log_entry(begun_request: BegunRequest, receipt: Receipt, status: int | None
         added_ms=receipt.clock.added_ms or 0.0,
         first_ms=receipt.clock.first_ms,
         upstream=upstream,
-        tries=tries,
+        tries=_list_tries(receipt, upstream),
         recalled=receipt.memory.recalled,
         recalled_tokens=int(headers.get("x-mnemogate-recalled-tokens") or 0),
         has_recall_record=receipt.memory.has_recall_record,

@@ -51,7 +51,7 @@ class ResponseEnding(Struct, frozen=True):
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
         turn = turn_name.encode() if turn_name is not None and state is RunState.COMPLETED else None
         number = self.log.next_number
-        last_events = self.log.list_last_events(response)
+        last_events = self.log.render_last_events(response)
         # For a reader in another process, no event follows once the run has ended.
         await self.log.flush()
         last_number = number + len(self.services.dialect.number_events(last_events, number)) - 1

@@ -75,11 +75,11 @@ class ResponseLog(EventLog):
         else:
             self.final_response = orjson.loads(body)
 
-    def list_last_events(self, final: Json) -> bytes:
-        """Returns the events that end the log. final: the response as it ends."""
-        if final is self.final_response and self.last_events:
+    def render_last_events(self, final_response: Json) -> bytes:
+        """Returns the events that end the log. final_response: the response as it ends."""
+        if final_response is self.final_response and self.last_events:
             return self.last_events
         if self.next_number > self.first_number:
-            return self.dialect.render_last_events(final, self.next_number)
+            return self.dialect.render_last_events(final_response, self.next_number)
         # The events of earlier attempts are not stored any more.
-        return self.dialect.render_whole_events(final, self.next_number)
+        return self.dialect.render_whole_events(final_response, self.next_number)

@@ -47,7 +47,8 @@ def without_fillers(message: WireMessage) -> WireMessage:
     joined = ""
     position = 0
     for start, end in spans:
-        joined, position = _join_around(joined, text[position:start]), max(position, end)
+        joined = _join_around(joined, text[position:start])
+        position = max(position, end)
     return {**message, "content": _join_around(joined, text[position:])}
 
 
@@ -80,15 +81,16 @@ def with_fillers_of(message: WireMessage, stored_message: Mapping[str, Any]) -> 
         zip(stored_offsets, offsets, strict=False),
     )
     # The indices in `offsets` by the offsets in the stored text, up to the first characters that differ.
-    index_of = {stored_offset: n for n, (stored_offset, _) in enumerate(pairs)}
+    letter_indices = {stored_offset: n for n, (stored_offset, _) in enumerate(pairs)}
     message_spans: list[FillerSpan] = []
     for start, end in spans:
-        spoken = [index_of[i] for i in range(start, end) if i in index_of]
-        if spoken:
+        filler_letters = [letter_indices[i] for i in range(start, end) if i in letter_indices]
+        if filler_letters:
             # The filler reaches to the next letter, so that the punctuation after its last word belongs to it.
-            following = spoken[-1] + 1
-            stop = offsets[following] if following < len(offsets) else len(text)
-            message_spans.append(FillerSpan(offsets[spoken[0]] if start else 0, len(text[:stop].rstrip())))
+            next_letter = filler_letters[-1] + 1
+            text_end = offsets[next_letter] if next_letter < len(offsets) else len(text)
+            first_offset = offsets[filler_letters[0]] if start else 0
+            message_spans.append(FillerSpan(first_offset, len(text[:text_end].rstrip())))
     return with_filler_spans(message, message_spans)
 
 
