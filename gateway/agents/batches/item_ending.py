@@ -7,13 +7,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.batches.item_texts import (
-    AGENT_GONE,
-    NEEDS_APPROVAL,
-    UNKNOWN_TOOL,
-    RequestState,
-    load_written_edit,
-)
+from gateway.agents.batches.item_failure import AGENT_GONE, NEEDS_APPROVAL, UNKNOWN_TOOL
+from gateway.agents.batches.item_texts import RequestState, load_written_edit
 from gateway.agents.batches.item_turn import ItemTurn
 from gateway.agents.runs.stored_conversation import make_open_command, read_stored_context
 from gateway.core.conversation.canonical import MessageHasher

@@ -1,4 +1,4 @@
-"""The texts of an item of a batch, which are stored until its turn is an exchange, and the failures of items."""
+"""The texts of an item of a batch, which are stored until its turn is an exchange."""
 
 from __future__ import annotations
 
@@ -9,34 +9,13 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+from gateway.agents.batches.item_failure import FORGOTTEN, ItemFailed
 from gateway.core.conversation.private import CallStatus
 from gateway.core.conversation.wire_message import WireMessage
-from gateway.core.turn.stop_reason import StopReason
 from storage.batch_records import WrittenEdit
 from storage.records import MemoryEdit
-from storage.run_records import Run, RunState, RunTextKind, TokenCounts
+from storage.run_records import Run, RunTextKind, TokenCounts
 from storage.sql.store import Store
-
-# The errors that callers read.
-FORGOTTEN = (
-    "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
-)
-AGENT_GONE = "The agent was deleted, or its conversation."
-AGENT_CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
-NEEDS_APPROVAL = "A call needs a person's approval, and a batch has no client that could give it."
-UNKNOWN_TOOL = "The reply calls a tool that the agent does not have."
-
-
-class ItemFailed(Exception):
-    """An item cannot continue."""
-
-    def __init__(self, message: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
-        super().__init__(message)
-        # The error that the caller of the batch reads.
-        self.message = message
-        # The stop reason and the final state of the item's run.
-        self.stop = stop
-        self.state = state
 
 
 class ItemRequest(Struct, frozen=True):
@@ -136,23 +115,6 @@ class ItemTexts(Struct, frozen=True):
             [msgspec.convert(orjson.loads(data), StoredRound) for data in rounds],
             msgspec.json.decode(states[-1], type=RequestState) if states else None,
         )
-
-
-class ComposedRequest(Struct, frozen=True):
-    """A request for a provider."""
-
-    # The name of the upstream that answers the request.
-    upstream: str
-    # The upstream's name of the model that answers the request.
-    model: str
-    # The body in the upstream's form.
-    body: bytes
-    # The last exchange of the path before the request; 0: the path is empty.
-    last_exchange: int
-    # The epoch of the agent's memory when the request was composed.
-    epoch: int
-    # The state to be stored with the request.
-    state: RequestState
 
 
 def load_written_edit(values: Sequence[Any]) -> WrittenEdit:

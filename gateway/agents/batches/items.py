@@ -13,24 +13,14 @@ from functools import partial
 from typing import Any
 
 import orjson
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from gateway.agents.batches.item_ending import ItemEnding, make_ending
-from gateway.agents.batches.item_texts import (
-    AGENT_CHANGED,
-    AGENT_GONE,
-    FORGOTTEN,
-    ComposedRequest,
-    ItemFailed,
-    ItemRequest,
-    ItemTexts,
-    RequestState,
-    StoredEdit,
-    StoredRound,
-)
+from gateway.agents.batches.item_failure import AGENT_CHANGED, AGENT_GONE, FORGOTTEN, ItemFailed
+from gateway.agents.batches.item_texts import ItemRequest, ItemTexts, RequestState, StoredEdit, StoredRound
 from gateway.agents.batches.item_turn import ItemTurn
 from gateway.agents.batches.stored_replies import ReplayedTools, ReplyNotStored, StoredReplies
 from gateway.agents.registry.agent_resolver import AgentResolver
@@ -77,6 +67,23 @@ from storage.run_records import RunTextKind, TokenCounts
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
 _REPLAY_LIMITS = TurnLimits(commit_wait_s=1.0, max_hidden_rounds=0, max_streamed_bytes=0)
+
+
+class ComposedRequest(Struct, frozen=True):
+    """A request for a provider."""
+
+    # The name of the upstream that answers the request.
+    upstream: str
+    # The upstream's name of the model that answers the request.
+    model: str
+    # The body in the upstream's form.
+    body: bytes
+    # The last exchange of the path before the request; 0: the path is empty.
+    last_exchange: int
+    # The epoch of the agent's memory when the request was composed.
+    epoch: int
+    # The state to be stored with the request.
+    state: RequestState
 
 
 @dataclass(eq=False, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from gateway.agents.batches.item_ending import ItemEnding, compose_end, report_end
-from gateway.agents.batches.item_texts import ItemFailed
+from gateway.agents.batches.item_failure import ItemFailed
 from gateway.agents.batches.items import ItemTurns
 from gateway.core.dates import DAY_S
 from gateway.metrics import Counter

@@ -14,7 +14,7 @@ from adapters.errors import ProviderError
 from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.item_ending import ItemEnding
-from gateway.agents.batches.item_texts import ItemFailed
+from gateway.agents.batches.item_failure import ItemFailed
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart

@@ -15,8 +15,8 @@ from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import BatchQueueFull, ProviderError, ProviderRefused
 from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
-from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, ComposedRequest, ItemFailed
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.item_failure import AGENT_GONE, FORGOTTEN, ItemFailed
+from gateway.agents.batches.items import ComposedRequest, ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.agents.batches.parts import MAX_TRIES, PartJournal, ProviderPart, SubmissionFailure

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gateway.agents.core.kinds import FILE_TOOL_NUMBERS
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.registry import Registry
-from gateway.agents.registry.tool_registry import number_file_tools
 from gateway.errors import Conflict
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound
@@ -55,7 +55,7 @@ class Folders:
     async def delete(self, folder: Definition) -> None:
         """Deletes a folder with its files, and detaches it from all agents."""
         agents = await self.list_agent_rows(folder)
-        await self._attached.detach(agents, folder.memory_row, number_file_tools(), at=self._now())
+        await self._attached.detach(agents, folder.memory_row, FILE_TOOL_NUMBERS, at=self._now())
         self._registry.clear_cache()
         await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
@@ -76,12 +76,12 @@ class Folders:
         Raises: LimitExceeded if the agent has too many folders; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
-        await self._attached.attach(entry.agent.id, folder.memory_row, number_file_tools(), at=self._now())
+        await self._attached.attach(entry.agent.id, folder.memory_row, FILE_TOOL_NUMBERS, at=self._now())
         self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
         """Detaches a folder from an agent, and with the last folder the tools that read files."""
-        await self._attached.detach([entry.agent.id], folder.memory_row, number_file_tools(), at=self._now())
+        await self._attached.detach([entry.agent.id], folder.memory_row, FILE_TOOL_NUMBERS, at=self._now())
         self._registry.clear_cache()
 
     async def load_attached(self, agent: Agent) -> Sequence[Definition]:

@@ -13,7 +13,14 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
+from gateway.agents.core.kinds import (
+    BUILT_IN_NUMBERS,
+    FILE_TOOL_NUMBERS,
+    MULTI_AGENT_TOOLS,
+    AgentKind,
+    choose_kind,
+    make_base_rules,
+)
 from gateway.agents.core.sleeptime_agent import SLEEP_JOB
 from gateway.agents.registry.agent_models import check_model
 from gateway.agents.registry.agent_resolver import AgentResolver
@@ -21,13 +28,7 @@ from gateway.agents.registry.agent_views import AgentView, AgentViews
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.agents.registry.sleeptime_agents import SleeptimeAgentRegistry
-from gateway.agents.registry.tool_registry import (
-    ToolRegistry,
-    ToolView,
-    make_built_in,
-    number_file_tools,
-    number_tool,
-)
+from gateway.agents.registry.tool_registry import ToolRegistry, ToolView, number_tool
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition
 from gateway.core.request.requested_agent import AGENT_PREFIX
@@ -130,7 +131,7 @@ class Registry:
         identities = await self._find_rows(project, DefinitionKind.IDENTITY, new.identities)
         numbers = [number_tool(tool) for tool in tools]
         if folders:
-            numbers += [number for number in number_file_tools() if number not in numbers]
+            numbers += [number for number in FILE_TOOL_NUMBERS if number not in numbers]
         agent_draft = AgentDraft(
             agent=memory,
             name=name,
@@ -197,7 +198,7 @@ class Registry:
                 tool_numbers = await self._with_multi_agent_tools(entry.agent.id, edit, tools)
             agent_change = AgentChange(
                 name=edit.name, body=self._edit_body(definition, edit), blocks=edit.blocks, tools=tool_numbers,
-                tags=edit.tags, folders=folders, folder_tools=number_file_tools(), identities=identities,
+                tags=edit.tags, folders=folders, folder_tools=FILE_TOOL_NUMBERS, identities=identities,
             )  # fmt: skip
             return await self._store.defined_agents.change(entry, agent_change, at=self._now())
 
@@ -237,7 +238,7 @@ class Registry:
         """
         if tools is None:
             tools = await self._store.attached.load_targets(agent_row, DefinitionKind.TOOL)
-        numbers = [number_tool(make_built_in(name)) for name in MULTI_AGENT_TOOLS]
+        numbers = [BUILT_IN_NUMBERS[name] for name in MULTI_AGENT_TOOLS]
         if not edit.has_multi_agent_tools:
             return [number for number in tools if number not in numbers]
         return list(dict.fromkeys([*tools, *numbers]))

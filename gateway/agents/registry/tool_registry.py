@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import BUILT_IN_NUMBERS, BUILT_IN_UIDS, EXTERNAL_TOOLS, FILE_TOOLS
+from gateway.agents.core.kinds import BUILT_IN_NUMBERS, BUILT_IN_UIDS, EXTERNAL_TOOLS
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
@@ -207,11 +207,6 @@ def make_built_in(name: str) -> ToolView:
 def number_tool(tool: ToolView) -> int:
     """Returns the number of a tool in agents' attachments: its row, or a negative number for a built-in tool."""
     return BUILT_IN_NUMBERS[tool.name] if tool.definition is None else tool.definition.id
-
-
-def number_file_tools() -> list[int]:
-    """Returns the attachment numbers of the tools that read files."""
-    return [number_tool(make_built_in(name)) for name in FILE_TOOLS]
 
 
 def _make_sort_key(name: str) -> int:
