@@ -136,4 +136,4 @@ class ChatAgents(Struct, frozen=True):
         is_profile = context.request.spec.is_profile
         sender = None if is_profile else Sender.of(context, Waiter(context.agent.uid), call.forwarded)
         journal = None if call.record is None else call.record.journal
-        return self.agent_runs.toolboxes.make(context, edits, sender=sender, call_record=journal)
+        return self.agent_runs.toolboxes.make_for_chat(context, edits, sender, journal)

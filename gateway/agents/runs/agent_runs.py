@@ -404,7 +404,7 @@ class AgentRuns:
         )  # fmt: skip
 
     def _make_toolbox_factory(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
-        return partial(self.toolboxes.make, sender=_make_sender(send, context))
+        return partial(self.toolboxes.make_for_step, sender=_make_sender(send, context))
 
 
 def _replace_earlier(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:

@@ -33,52 +33,88 @@ from storage.run_records import Run
 
 
 class Toolboxes:
-    """Makes toolboxes. There is one object of this class for the process.
-
-    defined_tools: performs calls of the tools that callers have defined.
-    messaging: sends messages to other agents.
-    """
+    """Makes toolboxes. There is one object of this class for the process."""
 
     def __init__(self, keeper: MemoryKeeper, defined_tools: DefinedTools, messaging: AgentMessaging) -> None:
+        """Begins without recent calls.
+
+        defined_tools: performs calls of the tools that callers have defined.
+        messaging: sends messages to other agents.
+        """
         self._keeper = keeper
         self._defined_tools = defined_tools
         self._messaging = messaging
         self._passages = MemoryPassages(keeper.store, keeper.embed_query)
         self._recent_calls = RecentCalls(continues=_is_continued)
 
+    def make_for_step(
+        self, context: MemoryContext, edits: BlockEdits, run: Run, calling_run_row: int, *, sender: Sender
+    ) -> Toolbox:
+        """Returns the tools of one step of a run. A stored step has a record of its calls.
+
+        run: the run, with the id 0 until it is stored.
+        calling_run_row: the row of the run whose last step made the calls; 0: the calls are not stored yet.
+        sender: the run as the sender of messages to other agents, without its row.
+        """
+        if not calling_run_row or not context.path:
+            return self.make(context, edits, sender, run=run)
+        step = context.path[-1]
+        call_record = CallRecord(self._keeper.store, context.agent.id, calling_run_row, step)
+        return self.make(context, edits, sender, run=run, step=step, call_record=call_record)
+
+    def make_for_item(
+        self, context: MemoryContext, edits: BlockEdits, run: Run, journal: CallDeduplicator
+    ) -> Toolbox:
+        """Returns the tools of an item of a batch, which holds no conversation's queue while they run.
+
+        journal: the record of the calls that leave the gateway.
+        """
+        sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
+        return self.make(context, edits, sender, run=run, call_record=journal)
+
+    def make_for_chat(
+        self,
+        context: MemoryContext,
+        edits: BlockEdits,
+        sender: Sender | None,
+        journal: CallDeduplicator | None,
+    ) -> Toolbox:
+        """Returns the tools of a chat completion.
+
+        sender: the turn as the sender of messages to other agents; None: the agent is a profile, which sends none.
+        journal: the record of the calls that leave the gateway; None: the completion has the record of its path.
+        """
+        if journal is None and (continued := _find_continuation(context)) is not None:
+            journal = self._recent_calls.for_turn(continued)
+        return self.make(context, edits, sender, call_record=journal)
+
     def make(
         self,
         context: MemoryContext,
-        block_edits: BlockEdits,
-        run: Run | None = None,
-        calling_run_row: int = 0,
+        edits: BlockEdits,
         sender: Sender | None = None,
+        *,
+        run: Run | None = None,
+        step: Exchange | None = None,
         call_record: CallDeduplicator | None = None,
     ) -> Toolbox:
-        """Returns the tools of one step of a run, or of one turn that is written as a whole.
+        """Returns the tools of a turn.
 
-        run: the run, with the id 0 until it is stored; None: the turn is written as a whole.
-        calling_run_row: the row of the run whose last step made the calls; 0: the calls are not stored yet.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
-        call_record: the record of the calls that leave the gateway. A stored step has its own, whatever is passed;
-            None: a chat completion gets the record of its path, and no other turn has a record.
+        run: the run of the turn; None: the turn is written as a whole.
+        step: the stored step that made the calls; None: the calls are not stored yet.
+        call_record: the record of the calls that leave the gateway; None: they are not recorded.
         """
         if not context.offered_tools:
             return NO_TOOLS
-        memory = make_memory_tools(self._keeper, context, block_edits, self._passages)
+        memory = make_memory_tools(self._keeper, context, edits, self._passages)
         request = context.request
         if request.spec.is_profile:
             return memory
-        step: Exchange | None = None
-        if calling_run_row and context.path:
-            step = context.path[-1]
-            call_record = CallRecord(self._keeper.store, context.agent.id, calling_run_row, step)
-        elif call_record is None and run is None and (continued := _find_continuation(context)) is not None:
-            call_record = self._recent_calls.for_turn(continued)
-        agent_sender = None
+        outbox = None
         if sender is not None:
             run_row = run.id if run is not None and run.is_stored else None
-            agent_sender = AgentOutbox(self._messaging, replace(sender, run_row=run_row))
+            outbox = AgentOutbox(self._messaging, replace(sender, run_row=run_row))
         return AgentTools(
             memory,
             self._defined_tools,
@@ -87,16 +123,9 @@ class Toolboxes:
             window=request.target.context_window,
             run_uid=None if run is None else run.uid,
             step=step,
-            agent_sender=agent_sender,
+            agent_sender=outbox,
             call_record=call_record,
         )
-
-    def make_for_item(
-        self, context: MemoryContext, block_edits: BlockEdits, run: Run, call_record: CallDeduplicator
-    ) -> Toolbox:
-        """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
-        sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
-        return self.make(context, block_edits, run, sender=sender, call_record=call_record)
 
 
 class _Continuation(Struct, frozen=True):
