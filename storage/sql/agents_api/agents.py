@@ -6,11 +6,10 @@ They end by `Forgetting`, as every memory does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
-from storage.database import Connection, Row
+from storage.database import Connection, Row, Statement
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, WriteConflict
 from storage.listing import (
@@ -71,35 +70,72 @@ async def list_agents(
 
     Raises: NotFound if there is no agent with one of these uids.
     """
-    order = agent_filter.order
     low_uid, high_uid = page.ends
-    first = await _find_position(connection, project, order, low_uid) or BEFORE_ALL
-    last = await _find_position(connection, project, order, high_uid) or AFTER_ALL
+    first_end = await _find_position(connection, project, agent_filter.order, low_uid) or BEFORE_ALL
+    last_end = await _find_position(connection, project, agent_filter.order, high_uid) or AFTER_ALL
+    agent_list = await _open_list(connection, project, agent_filter, page.direction)
+    return await fill_page(page, first_end, last_end, partial(agent_list.read, connection))
+
+
+async def count_agents(connection: Connection, project: str, agent_filter: AgentFilter) -> int:
+    """Returns how many agents of a project a filter selects."""
+    agent_list = await _open_list(connection, project, agent_filter, "up")
+    count = 0
+    end: PageEnd | None = BEFORE_ALL
+    while end is not None:
+        entries, end = await agent_list.read(connection, end, AFTER_ALL, _COUNT_PAGE_AGENTS)
+        count += len(entries)
+    return count
+
+
+class _AgentList(NamedTuple):
+    """The agents of a project that a filter selects, in its order."""
+
+    # The statement that reads a part of the list.
+    statement: Statement
+    # The filter.
+    agent_filter: AgentFilter
+    # The project.
+    project: str
+    # The values of the filter in the statement.
+    filter_values: tuple[object, ...]
+    # The rows among which the agents are, if they are few; None: they are among all agents of the project.
+    few_rows: list[int] | None
+
+    async def read(
+        self, connection: Connection, low: PageEnd, high: PageEnd, size: int
+    ) -> tuple[list[AgentEntry], PageEnd | None]:
+        """Returns the agents of a part of the list, and its end, as `fill_page` needs them."""
+        is_by_row = self.agent_filter.order == "created"
+        # Only the order by time of creation is a range of an index. The others sort all agents of the project.
+        rows_between = (low[1], high[1]) if is_by_row else (BEFORE_ALL[1], AFTER_ALL[1])
+        values = (self.project, *rows_between, size, *self.filter_values)
+        if not is_by_row:
+            values += (*low, *high)
+        if self.few_rows is not None:
+            values += (self.few_rows,)
+        rows = await connection.fetch_rows(self.statement, values)
+        entries = [_make_entry(row[1:]) for row in rows]
+        end = (rows[-1][0], entries[-1].agent.id) if len(rows) == size else None
+        includes_hidden = self.agent_filter.includes_hidden
+        return [entry for entry in entries if includes_hidden or not _is_hidden(entry)], end
+
+
+async def _open_list(
+    connection: Connection, project: str, agent_filter: AgentFilter, direction: str
+) -> _AgentList:
+    """Returns the list of a project's agents that a filter selects. direction: as `Page.direction`."""
     tags = sorted(set(agent_filter.tags))[:MAX_TAGS]
     min_tags = len(tags) if agent_filter.needs_all_tags else min(1, len(tags))
     identity_keys = sorted(set(agent_filter.identity_keys))[:MAX_TAGS]
+    filter_values = (
+        agent_filter.name, lower_ascii(agent_filter.text), tags, min_tags, agent_filter.stop,
+        agent_filter.identity, identity_keys, len(identity_keys),
+    )  # fmt: skip
     few_rows = await _find_few_agents(connection, _list_searches(project, agent_filter, tags, identity_keys))
-    statement = f"{order}_{page.direction}" if few_rows is None else f"few_{order}_{page.direction}"
-
-    async def read(low: PageEnd, high: PageEnd, size: int) -> tuple[list[AgentEntry], PageEnd | None]:
-        # Only the order by time of creation is a range of an index. The others sort all agents of the project.
-        rows_between = (low[1], high[1]) if order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
-        values: tuple[object, ...] = (
-            project, *rows_between, size, agent_filter.name, lower_ascii(agent_filter.text), tags, min_tags,
-            agent_filter.stop, agent_filter.identity, identity_keys, len(identity_keys),
-        )  # fmt: skip
-        if order != "created":
-            values += (*low, *high)
-        if few_rows is not None:
-            values += (few_rows,)
-        rows = await connection.fetch_rows(SQL[statement], values)
-        entries = [_make_entry(row[1:]) for row in rows]
-        shown_entries = [entry for entry in entries if agent_filter.includes_hidden or not _is_hidden(entry)]
-        if len(rows) < size:
-            return shown_entries, None
-        return shown_entries, (rows[-1][0], entries[-1].agent.id)
-
-    return await fill_page(page, first, last, read)
+    prefix = "" if few_rows is None else "few_"
+    statement = SQL[f"{prefix}{agent_filter.order}_{direction}"]
+    return _AgentList(statement, agent_filter, project, filter_values, few_rows)
 
 
 class _AgentSearch(NamedTuple):
@@ -219,6 +255,7 @@ class DefinedAgents(StoreGroup):
     change = writes(as_method(change_agent))
     get = reads(as_method(_get_agent_entry))
     list_page = long_reads(as_method(list_agents))
+    count = long_reads(as_method(count_agents))
 
     @reads
     async def load_memories(
@@ -234,19 +271,6 @@ class DefinedAgents(StoreGroup):
         """Returns these agents, in the order in which they were made."""
         entries = [_make_entry(row) for row in await load_rows(connection, SQL["among"], agent_rows)]
         return sorted(entries, key=lambda entry: entry.agent.id)
-
-    @long_reads
-    async def count(self, connection: Connection, project: str, agent_filter: AgentFilter) -> int:
-        """Returns how many agents of a project a filter selects."""
-        count = 0
-        page: Page[str] = Page(limit=_COUNT_PAGE_AGENTS, newest_first=False)
-        while True:
-            entries = await list_agents(connection, project, agent_filter, page)
-            count += len(entries)
-            # A page that is not full is the last one: most counts search once.
-            if len(entries) < page.limit:
-                return count
-            page = replace(page, after=entries[-1].agent.uid)
 
     @reads
     async def list_newest(self, connection: Connection, project: str, limit: int) -> list[NamedAgent]:
