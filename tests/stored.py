@@ -289,7 +289,7 @@ class Speaker:
             now,
             turn.notes,
             gateway_calls,
-            edits=bool(edited),
+            has_edits=bool(edited),
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
