@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,6 +247,13 @@ class Browser:
             if (scheme, width) == KEYBOARD_VIEW:
                 self._check_keyboard(page, view)
             assert self.list_faults(page) == [], view
+
+    def check_widths(self, page: Any, widths: Iterable[int]) -> None:
+        """Checks that the page that is open shows its tables whole at some widths."""
+        for width in widths:
+            page.set_viewport_size({"width": width, "height": 900})
+            sideways, cut_off = page.evaluate(_OUT_OF_SIGHT)
+            assert (sideways <= 0, cut_off) == (True, []), f"{page.url}, {width} pixels"
 
     def list_faults(self, page: Any) -> list[str]:
         """Returns the faults that axe-core finds."""

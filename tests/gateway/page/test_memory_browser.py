@@ -13,6 +13,7 @@ from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, plan_trip, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.test_memory_screens import PROFILE
+from tests.gateway.page.test_work import enqueue
 from tests.gateway.sdk import remember
 
 
@@ -43,6 +44,15 @@ def test_the_lists_of_people_look_right(browser: Browser, operator: Operator) ->
     browser.check_screen(operator, "people?q=ferri", heading="Search what people wrote")
     browser.check_screen(operator, "people/words?q=miso", heading="Search what people wrote")
     browser.check_screen(operator, "people?kind=agent", heading="Agents")
+
+
+def test_no_table_is_cut_off_on_a_tablet(browser: Browser, operator: Operator) -> None:
+    """The buttons of facts and jobs were right of the screen: the tests looked at a phone and a large screen."""
+    uid, _, _ = full(operator)
+    enqueue(operator, "a", "alice", error="the background model small of the upstream main answered 401")
+    for path in (f"m/{uid}", f"m/{uid}/words?q=miso", f"m/{uid}/search?q=miso", "requests?words=1", "work"):
+        with browser.open(operator, path) as page:
+            browser.check_widths(page, (601, 768, 900, 901))
 
 
 def test_a_search_of_many_people_goes_on_by_itself_until_somebody_is_found(
