@@ -33,14 +33,14 @@ def make_refusal(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
 
 def make_rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
     """Returns the headers of the limits per minute: for each unit, the headers of the limit with the least left."""
-    fullest: dict[str, Bucket] = {}
+    fullest_buckets: dict[str, Bucket] = {}
     for bucket in buckets:
         unit = bucket.limit.unit
         if bucket.limit.per != "minute" or unit not in _HEADER_UNITS:
             continue
-        if unit not in fullest or bucket.count_remaining() < fullest[unit].count_remaining():
-            fullest[unit] = bucket
-    return [header for bucket in fullest.values() for header in _render_headers(bucket, now)]
+        if unit not in fullest_buckets or bucket.count_remaining() < fullest_buckets[unit].count_remaining():
+            fullest_buckets[unit] = bucket
+    return [header for bucket in fullest_buckets.values() for header in _render_headers(bucket, now)]
 
 
 def _render_headers(bucket: Bucket, now: float) -> list[Header]:

@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from operator import add
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -129,7 +128,7 @@ def find_reported_counts(usage: Any) -> TokenCounts | None:
                 and iteration.get("type") in _BILLED_APART
                 and (iteration_counts := _read_counts(iteration))
             ):
-                counts = TokenCounts(*map(add, counts, iteration_counts))
+                counts = counts.plus(iteration_counts)
     return counts if counts is not None and (counts.prompt or counts.completion) else None
 
 

@@ -218,11 +218,11 @@ class LearningService:
     async def _choose_shown_facts(
         self, unread: UnreadMessages, messages: Sequence[Message]
     ) -> Sequence[Fact]:
-        """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
+        """Returns the known facts that the model sees: all of a small memory, else the newest and the related facts."""
         facts = await self._store.facts.list_unmuted(unread.agent.id, _SHOWN_FACTS + 1)
         if len(facts) <= _SHOWN_FACTS:
             return facts[::-1]
-        newest = facts[: _SHOWN_FACTS // 3]
+        newest_facts = facts[: _SHOWN_FACTS // 3]
         query = note_query.make_query(
             "\n".join(message.text for message in messages if message.role == "user")
         )
@@ -230,14 +230,14 @@ class LearningService:
             hits = await self._store.recall.search(
                 unread.agent,
                 query,
-                limit=_SHOWN_FACTS - len(newest),
+                limit=_SHOWN_FACTS - len(newest_facts),
                 deadline_ms=_SEARCH_MS,
             )
         except StoreTimeout:
             hits = []
-        seqs = {fact.seq for fact in newest} | {hit.seq for hit in hits if hit.kind == "fact"}
-        related = await self._store.facts.load(unread.agent.id, sorted(seqs))
-        return [fact for fact in related if fact.ended_at is None and not fact.muted]
+        seqs = {fact.seq for fact in newest_facts} | {hit.seq for hit in hits if hit.kind == "fact"}
+        shown_facts = await self._store.facts.load(unread.agent.id, sorted(seqs))
+        return [fact for fact in shown_facts if fact.ended_at is None and not fact.muted]
 
     async def _write_answer(self, job: JobContext, batch: _BatchAnswer, unread: UnreadMessages) -> bool:
         """Writes the edits of the model's answer.

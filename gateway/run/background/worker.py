@@ -147,16 +147,16 @@ class Worker:
     async def _claim(self, kinds: Sequence[str]) -> Job | None:
         """Claims the next job. If the claim is cancelled meanwhile, the job is given back."""
         limits = self.limits
-        running = [each.job.id for each in self._running]
-        claiming = asyncio.ensure_future(
-            self.jobs.leases.claim(kinds, lease_s=limits.lease_s, tries=limits.tries, running=running)
+        running_ids = [each.job.id for each in self._running]
+        claim_task = asyncio.ensure_future(
+            self.jobs.leases.claim(kinds, lease_s=limits.lease_s, tries=limits.tries, running=running_ids)
         )
         try:
-            return await asyncio.shield(claiming)
+            return await asyncio.shield(claim_task)
         except asyncio.CancelledError:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_S):
-                    if (job := await claiming) is not None:
+                    if (job := await claim_task) is not None:
                         await self.jobs.release(job)
             raise
 
@@ -248,20 +248,20 @@ class Worker:
 
     async def _perform(self, context: JobContext) -> bool:
         """Runs the handler, with heartbeats. Returns False if the lease was lost, so that the handler was cancelled."""
-        lost: asyncio.Future[Any] = asyncio.ensure_future(context.lease_lost.wait())
-        work: asyncio.Future[Any] = asyncio.ensure_future(self.handlers[context.job.kind](context))
+        lease_lost: asyncio.Future[Any] = asyncio.ensure_future(context.lease_lost.wait())
+        handler_task: asyncio.Future[Any] = asyncio.ensure_future(self.handlers[context.job.kind](context))
         try:
-            while not work.done():
-                heartbeat: asyncio.Future[Any] = asyncio.ensure_future(self.sleep(self.limits.heartbeat_s))
-                waits = (work, heartbeat) if lost.done() else (work, heartbeat, lost)
+            while not handler_task.done():
+                pause: asyncio.Future[Any] = asyncio.ensure_future(self.sleep(self.limits.heartbeat_s))
+                waits = (handler_task, pause) if lease_lost.done() else (handler_task, pause, lease_lost)
                 try:
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    heartbeat.cancel()
+                    pause.cancel()
                 # While the end of a job is being written, the job is gone from the queue, but its lease is not lost.
-                if work.done() or context.has_ended:
+                if handler_task.done() or context.has_ended:
                     continue
-                if lost.done():
+                if lease_lost.done():
                     return False
                 try:
                     await self._renew_lease(context)
@@ -269,13 +269,13 @@ class Worker:
                     # A database that is down does not end the lease, which is renewed when it answers again.
                     context.is_overdue = True
         finally:
-            lost.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
-        if work.cancelled():
+            lease_lost.cancel()
+            if not handler_task.done():
+                handler_task.cancel()
+                await asyncio.gather(handler_task, return_exceptions=True)
+        if handler_task.cancelled():
             raise JobFailed("its handler was cancelled from within")
-        work.result()
+        handler_task.result()
         return True
 
     def _choose_backoff(self, tries: int) -> float:

@@ -181,14 +181,14 @@ class ModelList:
 
     def _find_candidates(self, upstream: str | None) -> list[str]:
         """Returns the upstreams for which a caller's key may be. upstream: the upstream that the caller names."""
-        keyless = self._list_keyless_upstreams()
+        keyless_upstreams = self._list_keyless_upstreams()
         if upstream is not None:
-            return [upstream] if upstream in keyless else []
-        unlisted = [name for name in keyless if name not in self._lists]
-        if len(unlisted) < 2:
-            return unlisted
+            return [upstream] if upstream in keyless_upstreams else []
+        unlisted_upstreams = [name for name in keyless_upstreams if name not in self._lists]
+        if len(unlisted_upstreams) < 2:
+            return unlisted_upstreams
         # If there are several, the key is only for an upstream that has asked for it.
-        return [name for name in unlisted if name in self._refusals]
+        return [name for name in unlisted_upstreams if name in self._refusals]
 
     async def get(self, name: str, credential: str | None) -> dict[str, Any]:
         """Returns the entry of one model.
@@ -217,8 +217,8 @@ class ModelList:
 
     def _is_built_in(self, name: str) -> bool:
         """Returns whether a name is routed to the built-in model, which answers to any name."""
-        built_in = {each.name for each in self._settings.upstreams if each.kind == "scripted"}
-        return bool(built_in) and resolve_route(self._settings, name).upstream in built_in
+        built_in_upstreams = {each.name for each in self._settings.upstreams if each.kind == "scripted"}
+        return bool(built_in_upstreams) and resolve_route(self._settings, name).upstream in built_in_upstreams
 
     def _list_keyless_upstreams(self) -> list[str]:
         """Returns the upstreams without a key in the settings. They get the caller's key."""

@@ -230,9 +230,9 @@ def _resolve_at_upstream(
     for alias in settings.models:
         if (_get_upstream_name(settings, alias), alias.model) == (upstream, model):
             return _make_alias_route(settings, alias, is_fallback=is_fallback)
-    if (aliased := find_aliased_route(settings, upstream, model)) is None:
+    if (aliased_route := find_aliased_route(settings, upstream, model)) is None:
         raise UnknownModel.for_name(f"{upstream}/{model}")
-    return aliased
+    return aliased_route
 
 
 def _resolve_without_alias(settings: Settings, name: str, *, is_named_by_operator: bool) -> Route:
