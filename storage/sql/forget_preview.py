@@ -12,7 +12,6 @@ from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
-from storage.sql.erase_exchanges import find_occurrences, find_replaced
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.forget_targets import list_remaining_seqs
@@ -26,6 +25,7 @@ from storage.sql.rebuild import (
     load_writable_blocks,
     preview_block,
 )
+from storage.sql.replaced_exchanges import find_occurrences, find_replaced
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
 from storage.store_rules import Rules
 
