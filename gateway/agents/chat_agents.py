@@ -111,7 +111,7 @@ class ChatAgents(Struct, frozen=True):
             identity=identity,
             route=call.route,
             shows_steps=False,
-            heard=find_last_reply_texts(request.messages),
+            heard_texts=find_last_reply_texts(request.messages),
         )
         output = RunOutput(lambda _: make_view, call.sink, receipt)
         result = await self.agent_runs.answer_in_queue(send, output)

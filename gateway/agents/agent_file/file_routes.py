@@ -70,9 +70,7 @@ class AgentFileRoutes:
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
         view = await self._api.agents.get_view(request)
-        conversation_id = get_sent_or(query.conversation_id, DEFAULT_CONVERSATION)
-        # The query names a conversation by its id, the store by its key or its public id.
-        name = ids.parse_uid("conv", conversation_id) or conversation_id
+        name = get_sent_or(query.conversation_id, DEFAULT_CONVERSATION)
         definition = AgentDefinition.of(view.definition.body)
         exported = ExportedAgent(
             state=await self._api.agents.render(view),

@@ -17,9 +17,10 @@ from gateway.web.request_info import get_request_info
 
 
 class ModelAndTagRoutes:
-    """The routes of models, of tags and of the gateway's health. version: the version of the gateway."""
+    """The routes of models, of tags and of the gateway's health."""
 
     def __init__(self, api: AgentsApi, version: str) -> None:
+        """Makes the routes. version: the version of the gateway."""
         self._api = api
         self._version = version
 

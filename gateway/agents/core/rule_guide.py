@@ -34,14 +34,7 @@ _NO_APPROVAL_ERROR: Final = (
 
 
 class RuleGuide:
-    """The guide of an agent's turn. Implements `Guide`, which documents the methods.
-
-    attached: the names of the agent's tools.
-    calls: the calls of earlier runs since the user's newest message.
-    approvals: the tools that a person has to approve, without a rule.
-    can_ask: a person can be asked for approval. If False, calls that need approval get an error.
-    has_later_message: True if a user message follows the results of the first reply, and the rules start over with it.
-    """
+    """The guide of an agent's turn. Implements `Guide`, which documents the methods."""
 
     def __init__(
         self,
@@ -55,6 +48,15 @@ class RuleGuide:
         can_ask: bool = True,
         has_later_message: bool = False,
     ) -> None:
+        """Begins a turn.
+
+        attached: the names of the agent's tools.
+        max_steps: the most steps of the turn.
+        calls: the calls of earlier runs since the user's newest message.
+        approvals: the names of the tools that a person has to approve, without a rule.
+        can_ask: a person can be asked for approval. If False, calls that need approval get an error.
+        has_later_message: a user's message follows the results of the first reply, and the rules start over with it.
+        """
         self._max_steps = max_steps
         self._approvals = approvals
         self._can_ask = can_ask

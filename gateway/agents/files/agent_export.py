@@ -9,10 +9,10 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
+from gateway.agents.registry.conversation_registry import find_conversation
 from storage.definition_records import DefinitionKind
-from storage.errors import NotFound
 from storage.listing import Page, PassageDraft, PassageFilter
-from storage.records import DEFAULT_CONVERSATION, REPLY, Agent, Exchange
+from storage.records import REPLY, Agent, Exchange
 from storage.sql.store import Store
 
 # The most exchanges, and the most passages, that one read returns.
@@ -26,16 +26,14 @@ class AgentExport:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def load_messages(
-        self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
-    ) -> Sequence[PortableMessage]:
-        """Returns the messages of a conversation, oldest first, with the messages of hidden rounds."""
-        try:
-            conversation = await self._store.messages.get_conversation(agent.id, conversation_name)
-        except NotFound:
-            if conversation_name == DEFAULT_CONVERSATION:
-                return []
-            raise
+    async def load_messages(self, agent: Agent, conversation_name: str) -> Sequence[PortableMessage]:
+        """Returns the messages of a conversation, oldest first, with the messages of hidden rounds.
+
+        conversation_name: `default`, the client's name, or the public id of the conversation.
+        """
+        conversation = await find_conversation(self._store, agent, conversation_name)
+        if conversation is None:
+            return []
         messages: list[PortableMessage] = []
         page = Page(-1, None, _EXCHANGES_PER_READ, newest_first=False)
         list_page = partial(self._store.messages.list_page, conversation_row=conversation.id)

@@ -29,13 +29,14 @@ def find_sleeptime(definition: AgentDefinition) -> Sleeptime | None:
 
 
 class SleeptimeAgentRegistry:
-    """Creates, attaches and deletes sleeptime agents.
-
-    model: the model of agents that read users' memories, by the name that a definition has; None: no model.
-    now: the clock, in seconds since the epoch.
-    """
+    """Creates, attaches and deletes sleeptime agents."""
 
     def __init__(self, store: Store, model: str | None, now: Callable[[], float]) -> None:
+        """Makes the registry.
+
+        model: the model of agents that read users' memories, by the name that a definition has; None: no model.
+        now: the clock, in seconds since the epoch.
+        """
         self._store = store
         self._model = model
         self._now = now

@@ -153,12 +153,12 @@ class AgentRuns:
                 with output.sink.cancel_on_leave():
                     send = await self._queue.enter(send, ticket)
                     await self._refuse_if_waiting(send)
-                    earlier_send = await self._find_earlier(send)
+                    earlier_send = await self._find_earlier_send(send)
                     if earlier_send is not None and earlier_send.is_answered:
                         return await self._repeat_result(send, earlier_send)
             except StoreError as error:
                 raise _make_error(error) from error
-            return await self._answer(_replace_earlier(send, earlier_send), ticket, output)
+            return await self._answer(_replace_earlier_send(send, earlier_send), ticket, output)
 
     async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
@@ -200,7 +200,7 @@ class AgentRuns:
                 matcher = SendMatcher(
                     self.keeper.store, agent, send.conversation_name, send, accepted.run.otid
                 )
-                send = _replace_earlier(send, await matcher.match(accepted.replaced_run))
+                send = _replace_earlier_send(send, await matcher.match(accepted.replaced_run))
         reading = run_request.reading
         memory_row, kind = (0, "run") if reading is None else (reading.memory_row, "sleeptime")
         project, key_id = run_request.scope.project, run_request.forwarded.key_id
@@ -293,7 +293,7 @@ class AgentRuns:
         agent = await self._load_agent(send)
         return RunResult(earlier_send.run, agent, earlier_send.steps, is_repeat=True, last_counts=counts)
 
-    async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
+    async def _find_earlier_send(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None."""
         agent = await self._load_agent(send)
         if not agent.is_stored or not (send.otid or send.is_retry):
@@ -407,15 +407,15 @@ class AgentRuns:
         return partial(self.toolboxes.make_for_step, sender=_make_sender(send, context))
 
 
-def _replace_earlier(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
+def _replace_earlier_send(send: RoutedSend, earlier_send: EarlierSend | None) -> RoutedSend:
     """Returns a copy of a send that replaces an earlier send, without the messages that are stored already.
 
-    earlier: the earlier send; None: the send replaces none, and is returned as it is.
+    earlier_send: the earlier send; None: the send replaces none, and is returned as it is.
     """
-    if earlier is None:
+    if earlier_send is None:
         return send
-    send = replace(send, replaced_run=earlier.run)
-    return send if earlier.needs_messages else replace(send, messages=(), decisions=())
+    send = replace(send, replaced_run=earlier_send.run)
+    return send if earlier_send.needs_messages else replace(send, messages=(), decisions=())
 
 
 def _make_sender(send: RoutedSend, context: MemoryContext) -> Sender:

@@ -80,11 +80,13 @@ async def find_earlier_send(
     send: a send that is first in the queue of its conversation.
     """
     conversation_name = send.conversation_name
-    if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
+    if send.heard_texts is not None and any(message.get("role") == "user" for message in send.messages):
         # The client's list has the answers that the client got, so a text with an answer in the list is a new send.
         path = await _load_newest_exchanges(keeper.store, agent, conversation_name)
         hasher = MessageHasher(agent.secret)
-        count = count_repeated_messages(path, hasher, send.messages, send.heard, send.spec.initial_messages)
+        count = count_repeated_messages(
+            path, hasher, send.messages, send.heard_texts, send.spec.initial_messages
+        )
         if not count:
             return None
         send = replace(send, messages=send.messages[-count:])

@@ -108,7 +108,7 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
     shows_steps: bool
     # The texts of the last reply before this send, as the client of a chat completion has it; None: the client of the
     # agents API sends no earlier replies.
-    heard: Sequence[str] | None = None
+    heard_texts: Sequence[str] | None = None
     # An ended run of the same send, which hands its otid on to the new run; None: the new run replaces no run.
     replaced_run: Run | None = None
     # The wait of another agent for the answer; None: no agent waits.

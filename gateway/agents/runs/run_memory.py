@@ -278,8 +278,11 @@ class RunMemory:
             return []
         if not any(is_user(message) for step in exchanges for message in step.inputs):
             return []
-        due = [each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every]
-        return [make_reading_command(reader.agent_row, self.context.agent.id, now) for reader in due]
+        return [
+            make_reading_command(reader.agent_row, self.context.agent.id, now)
+            for reader in self._readers
+            if not reader.is_busy and reader.turns + 1 >= sleeptime.every
+        ]
 
     def _make_exchange(self, exchange: Exchange, prompt: Prompt, result: StepResult) -> Exchange:
         """Returns the exchange of a step with its reply."""
@@ -392,12 +395,13 @@ class RunMemory:
 
         Returns the results of all calls, with the new results of the edits.
         """
-        fresh = await reread_context(self.keeper.store, self.context)
-        if fresh is None:
+        context = await reread_context(self.keeper.store, self.context)
+        if context is None:
             raise WriteConflict("the conversation has gone on without this run")
-        stale, self.context = self._edits, fresh
-        self._set_blocks(fresh.blocks, stale.block_edits.shown)
-        return self._edits.reapply(stale, results)
+        self.context = context
+        earlier_edits = self._edits
+        self._set_blocks(context.blocks, earlier_edits.block_edits.shown)
+        return self._edits.reapply(earlier_edits, results)
 
     def _make_started_run(self) -> Run | None:
         """Returns the run in its state after the step that begins it; None if it has begun already."""

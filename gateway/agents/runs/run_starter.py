@@ -194,12 +194,14 @@ class RunStarter:
 
         Raises: StoreError.
         """
-        if send.heard is None:
+        if send.heard_texts is None:
             return None
         # Exchanges that a fork shares with its conversation do not change.
         conversation_row = context.path[-1].conversation_row if context.path else 0
         exchanges = [exchange for exchange in context.path if exchange.conversation_row == conversation_row]
-        barge_in = detect_barge_in(exchanges, MessageHasher(context.agent.secret), send.messages, send.heard)
+        barge_in = detect_barge_in(
+            exchanges, MessageHasher(context.agent.secret), send.messages, send.heard_texts
+        )
         if not barge_in.cut_steps and not barge_in.stored_count:
             return None
         # The newest reply first: if the process is killed in between, the next request cuts the others.
@@ -209,7 +211,7 @@ class RunStarter:
                 await self._keeper.store.messages.rewrite(context.agent, step.exchange.reply_seq, edit)
             except (NotFound, StaleWrite):
                 break
-        return replace(send, messages=send.messages[barge_in.stored_count :], heard=None)
+        return replace(send, messages=send.messages[barge_in.stored_count :], heard_texts=None)
 
     async def _choose_run(self, send: RoutedSend) -> Run:
         """Returns the run of a send: its accepted run, or a new run that is not stored yet."""

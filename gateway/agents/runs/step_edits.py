@@ -48,14 +48,15 @@ class StepEdits:
         """Returns whether these blocks have the versions that the step read."""
         return {block.id: block.version for block in blocks} == self.versions_read
 
-    def reapply(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
-        """Applies the edits of `stale`, made on older blocks, to these blocks. Returns the results of the step anew.
+    def reapply(self, earlier_edits: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
+        """Applies edits that were made on older blocks to these blocks. Returns the new results of the step.
 
+        earlier_edits: the edits on the older blocks.
         results: the results of all calls of the step, made when the edits were applied to the older blocks.
         """
         call_ids = map_edits_to_calls(result.call_id for result in results)
         edit_results: dict[str, list[EditResult]] = {}
-        for edit in stale.block_edits.edits:
+        for edit in earlier_edits.block_edits.edits:
             if edit.op in STORED_SOURCES:
                 self.block_edits.edits.append(edit)
                 continue

@@ -80,16 +80,17 @@ class HostReply(Struct, frozen=True):
 
 
 class ToolHosts:
-    """Sends requests to the hosts that the settings name. Each request has its own check and its own connection.
-
-    settings: the settings of tools, with the hosts.
-    resolve: the function that resolves names; None: the system's resolver.
-    tls: the TLS context of connections; None: TLS with the system's certificates.
-    """
+    """Sends requests to the hosts that the settings name. Each request has its own check and its own connection."""
 
     def __init__(
         self, settings: ToolSettings, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
+        """Reads the rules of the settings.
+
+        settings: the settings of tools, with the hosts.
+        resolve: the function that resolves names; None: the system's resolver.
+        tls: the TLS context of connections; None: TLS with the system's certificates.
+        """
         self._private = _parse_rules(settings.private_hosts)
         self._rules = (*_parse_rules(settings.hosts), *self._private)
         self._resolve = resolve or _resolve

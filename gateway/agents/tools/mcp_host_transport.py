@@ -21,10 +21,7 @@ _OWN_HEADERS = ("host", "connection", "content-length", "accept-encoding", "user
 
 
 class HostTransport(httpx2.AsyncBaseTransport):
-    """Sends requests through `ToolHosts` to one server alone, since the headers are for no other server.
-
-    has_events: True if the server answers each message by an event of the stream that the first GET opened.
-    """
+    """Sends requests through `ToolHosts` to one server alone, since the headers are for no other server."""
 
     def __init__(
         self,
@@ -35,6 +32,13 @@ class HostTransport(httpx2.AsyncBaseTransport):
         *,
         has_events: bool = False,
     ) -> None:
+        """Makes the transport of one session.
+
+        url: the URL of the server.
+        headers: the headers of each request.
+        host_errors: the list to which errors of the host are added.
+        has_events: True if the server answers each message by an event of the stream that the first GET opened.
+        """
         self._hosts = hosts
         self._origin = _read_origin(httpx2.URL(url))
         self._headers = headers

@@ -73,13 +73,15 @@ _UNUSABLE_SANDBOX = (
 
 
 class Sandbox:
-    """Runs functions of tools.
-
-    python: the path of another environment's interpreter; None: the gateway's own interpreter, without its packages.
-    timeout_s: the seconds that a call may take.
-    """
+    """Runs functions of tools."""
 
     def __init__(self, python: str | None, timeout_s: float) -> None:
+        """Makes a sandbox, which no probe has tried yet.
+
+        python: the path of another environment's interpreter; None: the gateway's own interpreter, without its
+            packages.
+        timeout_s: the seconds that a call may take.
+        """
         self._python = python or str(getattr(sys, "_base_executable", sys.executable))
         self._timeout_s = timeout_s
         self._program = Path(sandbox_program.__file__).read_text("utf-8")

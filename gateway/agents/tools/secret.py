@@ -38,12 +38,10 @@ class SecretFault(Exception):
 
 
 class SecretCipher:
-    """Encrypts and decrypts secrets.
-
-    key: 32 bytes in base64, as the settings have checked; None: no key is set.
-    """
+    """Encrypts and decrypts secrets."""
 
     def __init__(self, key: str | None) -> None:
+        """Decodes the key. key: 32 bytes in base64, as the settings have checked; None: no key is set."""
         self._key = None if key is None else b64decode(key)
         self._aes: AESGCM | None = None
 

@@ -26,13 +26,14 @@ _MAX_ERROR_CHARS = 500
 
 
 class Webhooks:
-    """Calls webhook tools, and posts other signed messages.
-
-    secret: the key of signatures, as `whsec_` and base64; None: requests are not signed.
-    now: the clock, in seconds since the epoch.
-    """
+    """Calls webhook tools, and posts other signed messages."""
 
     def __init__(self, hosts: ToolHosts, secret: str | None, now: Callable[[], float]) -> None:
+        """Decodes the key of signatures.
+
+        secret: the key of signatures, as `whsec_` and base64; None: requests are not signed.
+        now: the clock, in seconds since the epoch.
+        """
         self._hosts = hosts
         self._key = None if secret is None else base64.b64decode(secret.removeprefix(SECRET_PREFIX))
         self._now = now

@@ -65,7 +65,7 @@ class RunAcceptance:
         name = DEFAULT_CONVERSATION if conversation is None else conversation.name
         matcher = SendMatcher(store, agent, name, run_request, hash_otid(agent, name, run_request.otid))
         digest = hash_send(agent, run_request)
-        earlier_send = await self._find_earlier(matcher, digest)
+        earlier_send = await self._find_earlier_send(matcher, digest)
         if earlier_send is not None and earlier_send.is_answered:
             return earlier_send.run
         # Other sends may be answered before the new run is performed, so `perform_accepted` decides the rest.
@@ -108,7 +108,7 @@ class RunAcceptance:
             self.logs.begin(open_run.log, accepted)
         return accepted
 
-    async def _find_earlier(self, matcher: SendMatcher, digest: bytes) -> EarlierSend | None:
+    async def _find_earlier_send(self, matcher: SendMatcher, digest: bytes) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None. If the earlier run is open, it answers both sends.
 
         digest: the digest of this send (`hash_send`).

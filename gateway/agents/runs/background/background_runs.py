@@ -79,11 +79,12 @@ class PerformedRun(Struct, frozen=True):
 
 
 class BackgroundRuns:
-    """Performs the background runs of a process. dialect: the dialect in which events are logged."""
+    """Performs the background runs of a process."""
 
     def __init__(
         self, agent_runs: AgentRuns, resolver: AgentResolver, keeper: MemoryKeeper, dialect: RunDialect
     ) -> None:
+        """Begins without open runs. dialect: the dialect in which events are logged."""
         self._agent_runs = agent_runs
         self._resolver = resolver
         self._keeper = keeper
