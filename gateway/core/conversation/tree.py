@@ -336,7 +336,8 @@ class Tree:
         if last < 0 or len(new.inputs) <= last or new.inputs[:last] != old.inputs[:last]:
             return False
         # A client that goes on may drop pictures of earlier messages. A client that asks again has to show the same.
-        if len(new.inputs) == len(old.inputs) and [d for d in new.media if d] != [d for d in old.media if d]:
+        asks_again = len(new.inputs) == len(old.inputs)
+        if asks_again and [*filter(None, new.media)] != [*filter(None, old.media)]:
             return False
         if new.inputs[last] == old.inputs[last]:
             return True

@@ -57,8 +57,8 @@ def read_conversation(item: Any) -> SourceConversation | Unreadable:
         message = _read_message(nodes[node_id].get("message"))
         if message is not None:
             messages.append(message)
-    at = read_time(item.get("create_time"))
-    return SourceConversation(_read_conversation_id(item), messages, at, message_count - len(messages))
+    begun_at = read_time(item.get("create_time"))
+    return SourceConversation(_read_conversation_id(item), messages, begun_at, message_count - len(messages))
 
 
 def _read_conversation_id(item: dict[str, Any]) -> str | None:

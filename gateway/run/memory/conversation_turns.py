@@ -80,8 +80,8 @@ class ConversationTurns:
         if len(steps) == 1 or not reply or last_reply is None:
             return JoinedTurn(exchange, (exchange.id,))
         joined_reply = with_private(reply[0], **read_private(orjson.loads(last_reply)))
-        joined = replace(exchange, shown_reply=orjson.dumps(joined_reply))
-        return JoinedTurn(joined, tuple(step.id for step in steps))
+        joined_exchange = replace(exchange, shown_reply=orjson.dumps(joined_reply))
+        return JoinedTurn(joined_exchange, tuple(step.id for step in steps))
 
     def _list_steps(self, entry: ListedExchange) -> list[Exchange]:
         return [entry.exchange] if entry.run_uid is None else self._steps_by_run[entry.run_uid]
@@ -95,12 +95,10 @@ class ConversationTurns:
         entry = self._by_begin_time.get(begin_time)
         if entry is None:
             # The same answer to the same words is stored once, and each request that gets it touches the exchange.
-            same_content = self._by_content.get(turn[TIME_CHARS:], [])
-            touched_later = [
-                each for each in same_content if begin_time <= make_begun_hex(each.exchange.touched)
-            ]
+            entries = self._by_content.get(turn[TIME_CHARS:], [])
+            later_entries = [each for each in entries if begin_time <= make_begun_hex(each.exchange.touched)]
             entry = min(
-                touched_later, key=lambda each: _measure_distance(each.exchange, begin_time), default=None
+                later_entries, key=lambda each: _measure_distance(each.exchange, begin_time), default=None
             )
         return None if entry is None or entry.exchange.id in self._forgotten_rows else entry
 
@@ -176,8 +174,10 @@ def join_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
 
 def with_model(message: WireMessage, exchange: Exchange) -> WireMessage:
     """Returns a message of an exchange as it goes upstream; an assistant's has its model as a private field."""
-    bare = without_private(message)
-    return with_private(bare, model=exchange.model) if bare.get("role") == "assistant" else bare
+    public_message = without_private(message)
+    if message.get("role") != "assistant":
+        return public_message
+    return with_private(public_message, model=exchange.model)
 
 
 def _parse_reply(exchange: Exchange) -> WireMessage:

@@ -65,9 +65,9 @@ class MemorySearches(Struct, frozen=True):
         messages, is_incomplete = await self._search_all(lookup)
         budget_tokens = self.recall_tokens or _DEFAULT_RESULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest edit at the top.
-        newest_first = self._list_pending_passages(lookup)[::-1][: lookup.limit]
-        pending = note_choice.choose_hits(newest_first, "", budget_tokens=budget_tokens).hits
-        lines = [f"- {_with_tags(hit)}" for hit in pending]
+        newest_passages = self._list_pending_passages(lookup)[::-1][: lookup.limit]
+        pending_hits = note_choice.choose_hits(newest_passages, "", budget_tokens=budget_tokens).hits
+        lines = [f"- {_with_tags(hit)}" for hit in pending_hits]
         budget_tokens -= note_text.estimate_tokens("\n".join(lines))
         hits = note_choice.choose_hits(messages[: lookup.limit], "", budget_tokens=budget_tokens).hits
         lines += map(_render_result_line, hits)

@@ -38,12 +38,12 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> CombinedHits
     try:
         await asyncio.wait(tasks, timeout=SEARCH_MS / 1000)
     finally:
-        late = [task for task in tasks if not task.done()]
-        for task in late:
+        late_tasks = [task for task in tasks if not task.done()]
+        for task in late_tasks:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*late_tasks, return_exceptions=True)
     results: list[Sequence[T]] = []
-    has_failed = bool(late)
+    has_failed = bool(late_tasks)
     for task in tasks:
         try:
             results.append([] if task.cancelled() else task.result())
