@@ -99,6 +99,7 @@ STORAGE = {
     "storage.transfer_commands",
     "storage.usage_records",
     "storage.errors",
+    "storage.database_path",
     "storage.sidecar",
     "storage.task_set",
 }
@@ -314,9 +315,10 @@ FLOORS: dict[str, list[set[str]]] = {
             "link_record",
             "listing",
             "search",
+            "sidecar",
             "transfer_commands",
         },
-        {"health_check", "records", "sidecar"},
+        {"database_path", "health_check", "records"},
         {
             "definition_records",
             "errors",

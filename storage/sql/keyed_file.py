@@ -10,8 +10,9 @@ import logging
 import os
 from pathlib import Path
 
+from storage.database_path import resolve_path
 from storage.errors import StoreFailed, StoreUnavailable
-from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolve_path
+from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar
 
 _log = logging.getLogger("mnemogate")
 

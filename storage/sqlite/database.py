@@ -24,9 +24,10 @@ from storage.database import (
     is_outdated_work,
     work_generation,
 )
+from storage.database_path import LOGS, check_location, resolve_path
 from storage.errors import StaleWrite, StoreFailed, StoreUnavailable
 from storage.health_check import CHECK_S, HealthCheck
-from storage.sidecar import LOGS, check_location, make_sidecar, resolve_path, restrict
+from storage.sidecar import make_sidecar, restrict
 from storage.sqlite import mount
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import DatabaseFile, open_writer, read_schema_version, try_writing

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from storage.database import ANY_KEY
-from storage.sidecar import check_location, resolve_path
+from storage.database_path import check_location, resolve_path
 from storage.sqlite.connection import check_version
 from storage.sqlite.migration import get_latest_version, load_migrations, read_version
 from storage.sqlite.result_codes import map_sqlite_errors

@@ -15,8 +15,9 @@ from pathlib import Path
 import orjson
 from msgspec import Struct
 
+from storage.database_path import check_reach, make_unavailable, resolve_path
 from storage.errors import FileOwned
-from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable, open_sidecar, resolve_path
+from storage.sidecar import LOCK, ensure_sidecar, open_sidecar
 
 # `find_lock_owner` holds a shared lock for an instant, which refuses a start as an owner's lock does. So a start
 # tries again, with pauses. Not measured: one further try is enough, unless several commands look up the owner at once.

@@ -6,8 +6,8 @@ import contextlib
 import os
 import sqlite3
 
+from storage.database_path import LOGS
 from storage.errors import StoreFailed
-from storage.sidecar import LOGS
 from storage.sqlite.connection import read_schema_version
 
 

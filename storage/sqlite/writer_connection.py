@@ -16,8 +16,8 @@ from contextvars import Context
 from functools import partial
 from typing import Protocol
 
+from storage.database_path import make_unavailable
 from storage.errors import StoreCorrupt, StoreError, StoreFailed, StoreUnavailable
-from storage.sidecar import make_unavailable
 from storage.sqlite.checkpoint import empty_log
 from storage.sqlite.connection import read_schema_version, try_writing
 from storage.sqlite.driver import Driver

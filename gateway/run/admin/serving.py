@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from gateway.errors import GatewayError
+from storage.database_path import resolve_path
 from storage.errors import StoreError
-from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar, resolve_path
+from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar
 
 # The header with the token of a caller.
 ADMIN_HEADER = "x-mnemogate-admin"

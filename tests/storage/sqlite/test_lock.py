@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.rules import RULES
+from storage.database_path import name_account
 from storage.errors import FileOwned, StoreFailed, StoreFull, StoreReadOnly
 from storage.open import open_store as make_store
-from storage.sidecar import name_account
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
 from storage.sqlite.lock import Lock, LockOwner, find_lock_owner

@@ -21,18 +21,17 @@ import pytest
 from gateway.core.memory.rules import RULES
 from gateway.run.admin.serving import AdminFile, ServingProcess
 from storage import sidecar
+from storage.database_path import check_location, resolve_path
 from storage.errors import StoreFailed, StoreReadOnly, StoreUnavailable
 from storage.open import open_store as make_store
 from storage.sidecar import (
     ADMIN,
     KEYED,
     LOCK,
-    check_location,
     ensure_sidecar,
     make_sidecar,
     open_sidecar,
     replace_sidecar,
-    resolve_path,
     restrict,
 )
 from storage.sql.keyed_file import was_keyed
