@@ -12,7 +12,7 @@ from unicodedata import category
 
 from storage.search.common_words import select_distinctive, select_uncommon
 from storage.search.document import list_distinct_terms
-from storage.search.tokens import find_word_parts, find_word_spans, is_unspaced, list_terms
+from storage.search.tokens import SPACED_LETTER, find_word_parts, find_word_spans, is_unspaced, list_terms
 
 # The first words of a query that are looked for, and the first characters of it in which they lie.
 _MAX_TERMS = 64
@@ -165,3 +165,11 @@ def cut_around_words(text: str, query: str, chars: int) -> str:
         start = text.find(" ", start, hit) + 1 or start
     end = start + chars
     return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+
+
+def has_whole_words(line: str, text: str) -> bool:
+    """Returns whether a line has a text as whole words: "teacher" does not have "tea"."""
+    letter = SPACED_LETTER.pattern
+    word_start = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
+    word_end = f"(?!{letter})" if SPACED_LETTER.match(text[-1]) else ""
+    return text in line and re.search(f"{word_start}{re.escape(text)}{word_end}", line) is not None

@@ -42,21 +42,20 @@ import orjson
 from storage.database import Connection
 from storage.recall_record import overwrite_forgotten, read_hits
 from storage.records import API_PROFILE, REPLY, MarkKind
+from storage.search.text_words import has_whole_words
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions, erase_foreign_additions
 from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleeptime_agents import empty_readings
+from storage.sql.block_versions import EditKey, collect_source_rows
 from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchanges
 from storage.sql.erasing_work import PAGE_ROWS, ErasingPhase, ErasingWork, StoredTarget
 from storage.sql.fact_writes import mark_unlearned
 from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import (
-    EditKey,
-    collect_source_rows,
     erase_edits,
-    has_whole_words,
     load_writable_blocks,
     rebuild_block,
     remove_lost_lines,

@@ -11,20 +11,13 @@ from storage.listing import LAST_NUMBER
 from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
 from storage.sql.additions import DAY_S
+from storage.sql.block_versions import collect_lost_lines, collect_mixed_sources, load_versions
 from storage.sql.blocks import get_block
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.forget_targets import list_remaining_seqs
 from storage.sql.group import StoreGroup, long_reads
-from storage.sql.rebuild import (
-    BlockPreview,
-    collect_lost_lines,
-    collect_mixed_sources,
-    load_remaining_texts,
-    load_versions,
-    load_writable_blocks,
-    preview_block,
-)
+from storage.sql.rebuild import BlockPreview, load_remaining_texts, load_writable_blocks, preview_block
 from storage.sql.replaced_exchanges import find_occurrences, find_replaced
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
 from storage.store_rules import Rules

@@ -14,6 +14,7 @@ import orjson
 from storage.database import Connection
 from storage.records import Agent, Scope
 from storage.sql.agents import find_agent_by_id, find_numbers, make_agent_record
+from storage.sql.block_versions import BlockVersion, load_versions
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.moved_records import (
     ExchangeAddress,
@@ -24,7 +25,6 @@ from storage.sql.moved_records import (
     MovedReader,
     MovedVersion,
 )
-from storage.sql.rebuild import BlockVersion, load_versions
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import read_attachments
 from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageRow

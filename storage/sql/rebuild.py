@@ -5,22 +5,26 @@ Versions that came from erased content are dropped, and the versions that were b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain, dropwhile
+from itertools import chain
 from typing import NamedTuple
 
 import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.batch_records import parse_call_origin
 from storage.database import Connection, Row
 from storage.forget_commands import RevisedValue
-from storage.records import MANUAL_ORIGINS, Block, list_lost_lines
+from storage.records import MANUAL_ORIGINS, Block
 from storage.row_bytes import count_text_bytes
 from storage.search.common_words import is_function_word
-from storage.search.tokens import SPACED_LETTER
+from storage.search.text_words import has_whole_words
+from storage.sql.block_versions import (
+    BlockVersion,
+    EditKey,
+    collect_lost_lines,
+    collect_mixed_sources,
+    load_versions,
+)
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.erasing_work import ForgottenProfile
 from storage.sql.exchange_rows import make_shown_exchanges
@@ -40,15 +44,6 @@ _NO_ARGUMENTS = b"{}"
 async def select_erased_rows(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
     """Returns the rows of those exchanges that are being forgotten, in any memory."""
     return {row[0] for row in await load_rows(connection, SQL["select_erased"], sorted(set(exchange_rows)))}
-
-
-def collect_source_rows(exchange_row: int | None, sources: bytes) -> set[int]:
-    """Returns the rows of the exchanges that a value came from.
-
-    exchange_row: the exchange in which the value was written; None: it was written in no exchange.
-    sources: the other exchanges, as JSON.
-    """
-    return {*orjson.loads(sources), *([] if exchange_row is None else [exchange_row])}
 
 
 async def load_remaining_texts(
@@ -97,75 +92,6 @@ async def load_writable_blocks(
         return []
     rows = await connection.fetch_rows(SQL["writable_blocks"], (agent_row, *profile))
     return [WritableBlock(*row) for row in rows]
-
-
-class EditKey(NamedTuple):
-    """The key of an edit: its exchange, and its call in the exchange."""
-
-    exchange_row: int
-    call_id: str
-
-
-class BlockVersion(Struct, frozen=True):
-    """A value that a block had."""
-
-    # The number of the version among those of the block.
-    number: int
-    # The number of the version that an undo, or a forgetting, brought back; None: the value is new.
-    restores: int | None
-    # The time at which the value was written, in seconds since the epoch.
-    at: float
-    # The writer of the value: a call of a tool, or one of the origins of `storage/sql/blocks.py`.
-    origin: str
-    # The row of the exchange in which the value was written; None: it was written in no exchange.
-    exchange_row: int | None
-    # The rows of the other exchanges that the value came from, as JSON.
-    sources: bytes
-    # The text of the value.
-    value: str
-
-    @property
-    def source_rows(self) -> set[int]:
-        """The rows of all exchanges that the value came from."""
-        return collect_source_rows(self.exchange_row, self.sources)
-
-    @property
-    def edit(self) -> EditKey | None:
-        """The edit that wrote the version; None: no edit of an exchange did."""
-        call = parse_call_origin(self.origin)
-        return None if call is None or self.exchange_row is None else EditKey(self.exchange_row, call.call)
-
-    @property
-    def is_remainder(self) -> bool:
-        """True if an earlier forgetting wrote the version, to show the rest of the version before."""
-        return self.origin == FORGET_ORIGIN and self.restores is not None
-
-
-async def load_versions(connection: Connection, block_row: int) -> list[BlockVersion]:
-    """Returns the values that a block ever had, oldest first."""
-    return [BlockVersion(*row) for row in await connection.fetch_rows(SQL["block_versions"], (block_row,))]
-
-
-def collect_mixed_sources(versions: Iterable[BlockVersion], erased_rows: Collection[int]) -> set[int]:
-    """Returns the source rows, erased or not, of the versions that came from an erased exchange, at least in part."""
-    return {
-        row
-        for version in versions
-        if not version.source_rows.isdisjoint(erased_rows)
-        for row in version.source_rows
-    }
-
-
-def list_line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
-    """Returns the exchanges that each line of a block came from. versions: the block's versions, oldest first."""
-    sources: dict[str, set[int]] = {}
-    lines_before = frozenset[str]()
-    for version in versions:
-        lines = frozenset(version.value.split("\n"))
-        for line in lines - lines_before:
-            sources.setdefault(line, set()).update(version.source_rows)
-        lines_before = lines
-    return sources
 
 
 async def rebuild_block(
@@ -229,48 +155,6 @@ async def _divide_versions(
     division = _Division(erased_rows, turnless_numbers, texts, remaining_texts)
     await division.add_all(connection, versions)
     return division
-
-
-class LostLines(NamedTuple):
-    """The lines of earlier versions that a block no longer has."""
-
-    # The lines.
-    lines: frozenset[str]
-    # The versions from the first on that has one of the lines, oldest first.
-    later: list[BlockVersion]
-
-    @property
-    def with_lines(self) -> list[BlockVersion]:
-        """The versions that have one of the lines."""
-        return [version for version in self.later if not self.lines.isdisjoint(version.value.split("\n"))]
-
-    @property
-    def later_without(self) -> list[BlockVersion]:
-        """The later versions without the lines and without their edits: an edit that removed a line names it, too."""
-        return [
-            replace(
-                version,
-                value="\n".join(line for line in version.value.split("\n") if line not in self.lines),
-                origin=version.origin if version.edit is None else "",
-            )
-            for version in self.later
-        ]
-
-
-def collect_lost_lines(versions: Sequence[BlockVersion], numbers: Collection[int]) -> LostLines:
-    """Returns the lines of some versions that the newest version does not have.
-
-    versions: the block's versions, oldest first.
-    numbers: the numbers of the versions with the lines that are compared.
-    """
-    lines = frozenset(
-        line
-        for version in versions
-        if version.number in numbers
-        for line in list_lost_lines(version.value, versions[-1].value)
-    )
-    later = dropwhile(lambda version: lines.isdisjoint(version.value.split("\n")), versions)
-    return LostLines(lines, list(later))
 
 
 async def remove_lost_lines(
@@ -466,14 +350,6 @@ def _make_padded_sources(version: BlockVersion, value: str) -> bytes | None:
         if count_text_bytes(padded) == room:
             return padded
     return None
-
-
-def has_whole_words(line: str, text: str) -> bool:
-    """Returns whether a line has a text as whole words: "teacher" does not have "tea"."""
-    letter = SPACED_LETTER.pattern
-    word_start = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
-    word_end = f"(?!{letter})" if SPACED_LETTER.match(text[-1]) else ""
-    return text in line and re.search(f"{word_start}{re.escape(text)}{word_end}", line) is not None
 
 
 class _RevisedVersion(NamedTuple):

@@ -13,8 +13,8 @@ import orjson
 
 from storage.database import Connection
 from storage.records import Exchange, ExchangeState
+from storage.search.text_words import has_whole_words
 from storage.sql import exchanges
-from storage.sql.rebuild import has_whole_words
 from storage.sql.statements import load, load_column
 from storage.store_rules import Rules
 

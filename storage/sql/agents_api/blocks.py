@@ -20,6 +20,7 @@ from storage.listing import BlockChange, BlockDraft, BlockEntry, BlockFilter, De
 from storage.records import Agent
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
+from storage.sql.block_versions import collect_source_rows
 from storage.sql.blocks import (
     OwnedBlock,
     begin_value,
@@ -32,7 +33,6 @@ from storage.sql.blocks import (
 from storage.sql.filtered_pages import fill_page
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleeptime_agents
-from storage.sql.rebuild import collect_source_rows
 from storage.sql.sections import empty_sections_showing
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
