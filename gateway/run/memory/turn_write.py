@@ -81,6 +81,7 @@ def make_turn_write(
         defaults=() if context.agent.is_stored else spec.own_blocks,
         shared=() if context.agent.is_stored else spec.shared_blocks,
         opening=None if context.is_plain else digest_opening(plan, request_end.now),
+        has_given_uid=plan.query.makes_response,
         chars=sum(map(len, map(read_text, (*plan.messages, *request_end.full_reply)))),
         recall=recall,
     )

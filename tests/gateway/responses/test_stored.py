@@ -24,7 +24,7 @@ from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, raw, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
-from tests.patience import becomes
+from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
 HM = {"reasoning_content": "Hm, perhaps."}
@@ -676,6 +676,45 @@ def test_the_same_words_again_are_found_by_both_ids(world: World) -> None:
     one, two = (respond(world, input="Hi", user="alice") for _ in range(2))
     assert world.sdk.responses.retrieve(one.id).output_text == "Ok."
     assert world.sdk.responses.retrieve(two.id).id == two.id
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    ("second_input", "between"),
+    [
+        pytest.param("Hello there, you", False, id="grows"),
+        pytest.param("Hello there", False, id="again"),
+        pytest.param("Hello there", True, id="again-after-another"),
+    ],
+)
+def test_responses_at_one_moment_are_found_by_their_ids(
+    world: World, upstream: StrictUpstream, first: int, second_input: str, between: bool
+) -> None:
+    """The second repeats the first, or extends it, so that without an id both would be one conversation."""
+    gates = [Gate(), Gate()]
+    replies = ["One.", "Two."]
+    inputs = ["Hello there", second_input]
+    responses: list[Any] = []
+    with ThreadPoolExecutor() as threads:
+        for gate, input_text, reply in zip(gates, inputs, replies, strict=True):
+            upstream.queue(say(reply, hold_before_headers=gate))
+            arrived = upstream.request_gate(len(upstream.requests) + 1)
+            responses.append(threads.submit(respond, world, input=input_text, user="alice"))
+            arrived.wait_sync()
+            if between and len(responses) == 1:
+                respond(world, input="The weather?", user="alice")
+        for index in (first, 1 - first):
+            gates[index].open()
+            responses[index].result(PATIENCE_S)
+    for input_text, reply, pending in zip(inputs, replies, responses, strict=True):
+        id_ = pending.result().id
+        assert world.sdk.responses.retrieve(id_).output_text == reply
+        respond(world, input="And?", previous_response_id=id_, user="alice")
+        question, answer, _ = upstream.last.messages
+        # A note of the turn between may stand before the question.
+        assert question["content"].endswith(input_text)
+        assert answer["content"] == reply
 
 
 def test_a_foreground_response_is_neither_streamed_again_nor_cancelled(world: World) -> None:
