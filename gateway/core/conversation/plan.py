@@ -86,9 +86,9 @@ class _Continuation(NamedTuple):
 
     match: Match
     new_indices: tuple[int, ...]
-    omitted: Sequence[PathElement] = ()
-    amendments: Sequence[Amendment] = ()
-    pending: Sequence[WireMessage] = ()
+    omitted: tuple[PathElement, ...] = ()
+    amendments: tuple[Amendment, ...] = ()
+    pending: tuple[WireMessage, ...] = ()
     heard_count: int = 0
     resent_count: int = 0
 
@@ -109,17 +109,11 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     rivals = list_rivals(tree, match_point, conversation_row)
     is_list_alone = match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
+        **continuation._asdict(),
         query=query,
-        match=continuation.match,
-        new_indices=continuation.new_indices,
         conversation_row=conversation_row,
         exchange=exchange,
         messages=messages,
-        omitted=tuple(continuation.omitted),
-        amendments=tuple(continuation.amendments),
-        pending=tuple(pending),
-        heard_count=continuation.heard_count,
-        resent_count=continuation.resent_count,
         redactions=find_redactions(tree, query, exchange, messages, len(pending), rivals),
         is_off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
         or repeats_off_record(tree, query, exchange, match_point, rivals, follows_head=head is not None),
@@ -141,18 +135,18 @@ def _find_conversation_row(
 
 def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:
     """Returns the continuation of a conversation's head by a list of new messages (append mode)."""
-    omitted: Sequence[PathElement] = tree.list_path_elements(head.exchange)
-    amendments: Sequence[Amendment] = ()
+    omitted = tree.list_path_elements(head.exchange)
+    amendments: tuple[Amendment, ...] = ()
     if head.exchange is not None and head.heard_count:
         # The last reply came back as it was spoken, before the message that interrupted it.
         omitted = omitted[:-1]
-        amendments = [Amendment(head.exchange.id, None, MessageSpan(0, head.heard_count))]
+        amendments = (Amendment(head.exchange.id, None, MessageSpan(0, head.heard_count)),)
     return _Continuation(
         match=Match(head.exchange),
         new_indices=tuple(range(head.new_start, len(listing))),
         omitted=omitted,
         amendments=amendments,
-        pending=head.pending,
+        pending=tuple(head.pending),
         heard_count=head.heard_count,
         resent_count=head.resent_count,
     )
@@ -165,11 +159,11 @@ def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuat
     new_indices = (*results, *range(match.last + 1, len(listing)))
     if match.match_point is None:
         return _Continuation(match, new_indices)
-    amendments = [*find_amendments(tree, listing, match)]
+    amendments = tuple(find_amendments(tree, listing, match))
     return _Continuation(
         match=match,
         new_indices=new_indices,
-        omitted=find_omitted_front(tree, listing, match, amendments),
+        omitted=tuple(find_omitted_front(tree, listing, match, amendments)),
         amendments=amendments,
     )
 
