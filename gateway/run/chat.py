@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
 from functools import lru_cache, partial
-from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
@@ -65,9 +64,8 @@ from gateway.settings import Settings
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
-_context_window = attrgetter("context_window")
 # Nearly all turns share a few terms.
-_terms = lru_cache(maxsize=256)(TurnTerms)
+_make_terms = lru_cache(maxsize=256)(TurnTerms)
 
 
 class AdmittedResponse(NamedTuple):
@@ -303,14 +301,9 @@ class Chat:
             spec = self.directory.find_requested_spec(identity)
             if spec is None:
                 return False
-            route = (
-                make_agent_route(self._settings, spec)
-                if asks_agent(model)
-                else self.model_routes.get_route(model)
-            )
-        else:
-            route = self.model_routes.get_route(model)
-        return self.model_routes.takes_messages(route)
+            if asks_agent(model):
+                return self.model_routes.takes_messages(make_agent_route(self._settings, spec))
+        return self.model_routes.takes_messages(self.model_routes.get_route(model))
 
     async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> None:
         """Waits for a reply, and measures the time that the gateway has added."""
@@ -370,20 +363,23 @@ class Chat:
 
         The write goes on if the client leaves.
         """
-        writing = asyncio.ensure_future(self.conversations.put_back(continued))
-        self.turn_services.pending.add(writing, "Items of a conversation", turn_scope=scope)
-        await asyncio.wait([writing])
+        write = asyncio.ensure_future(self.conversations.put_back(continued))
+        self.turn_services.pending.add(write, "Items of a conversation", turn_scope=scope)
+        await asyncio.wait([write])
 
     def _needs_no_turn(self, call: ChatCall, attempts: Attempts) -> bool:
         """Returns whether a request without memory is relayed: nothing is added, cut or changed."""
         if call.spec.system or attempts.target.context_window is not None:
             return False
-        if any(map(_context_window, call.route.others)):
+        if any(target.context_window for target in call.route.others):
             return False
         return call.make_view.speaks_chat or self.model_routes.all_take_native_body(call)
 
     def _check_thread(self, thread: MessageThread, call: ChatCall, prompt: Prompt | None) -> None:
-        """Raises: ThreadUnsupported, ThreadNotFound: the upstream of the request cannot continue its message thread."""
+        """Checks that the upstream of a request can continue its message thread.
+
+        Raises: ThreadUnsupported, ThreadNotFound.
+        """
         route = call.route
         if route.others or len(self.failover.endpoints[route.upstream]) > 1:
             raise ThreadUnsupported("one key of one upstream has it, and this model has several.")
@@ -401,7 +397,7 @@ class Chat:
         request, spec = call.request, call.spec
         prompt = prompt or await _make_prompt_without_memory(call, attempts)
         tools = prompt.tools
-        terms = _terms(
+        terms = _make_terms(
             wants_usage=request.wants_usage,
             adds_usage=prompt.adds_usage
             or (request.stream and not request.wants_usage and attempts.may_ask_usage),
