@@ -46,16 +46,20 @@ FILE_ROLES = frozenset({"user", "summary", "system", "approval", "assistant", "t
 
 
 class Function(msgspec.Struct):
-    """The function that a call names, with its arguments as JSON."""
+    """The function that a call names."""
 
+    # The name of the tool.
     name: str
+    # The arguments, as JSON in a text.
     arguments: str = ""
 
 
 class FileCall(msgspec.Struct):
     """A tool call of a message in Letta's agent file."""
 
+    # The id of the call.
     id: str
+    # The tool and the arguments.
     function: Function
 
 

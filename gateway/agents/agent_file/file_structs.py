@@ -86,25 +86,35 @@ class FileAgent(msgspec.Struct):
 class FileTool(msgspec.Struct):
     """A tool. `read_tools` reads the other fields of a custom tool from the JSON."""
 
+    # The id of the tool in the file.
     id: str
+    # The name by which models call the tool.
     name: Name
+    # Letta's type of the tool: `custom`, `external_mcp`, or a type of built-in tools.
     tool_type: str = "custom"
 
 
 class FileSkill(msgspec.Struct):
     """A file with instructions, which other programs of Letta read."""
 
+    # The name of the skill.
     name: str
 
 
 class FileSource(msgspec.Struct):
     """A folder, which Letta's form calls a source."""
 
+    # The id of the folder in the file.
     id: str
+    # The name of the folder.
     name: Name
+    # The description of the folder; None: it has none.
     description: str | None = None
+    # The instructions for agents, which are stored and have no effect here.
     instructions: str | None = None
+    # The application's own fields.
     metadata: dict[str, Any] | None = None
+    # Letta's settings of the embedding model, which are stored and have no effect here.
     embedding_config: dict[str, Any] | None = None
 
 
@@ -178,15 +188,20 @@ class FileSleeptime(msgspec.Struct):
 class FileGroupConfig(msgspec.Struct):
     """The kind of a group, and the agent that its other agents serve."""
 
+    # The kind of the group, such as `sleeptime`.
     manager_type: str | None = None
+    # The id of the agent in the file that the other agents serve.
     manager_agent_id: str | None = None
+    # The turns between two readings of a sleeptime agent; None: it reads after each turn.
     sleeptime_agent_frequency: Count | None = None
 
 
 class FileGroup(msgspec.Struct):
     """A group of agents, by their ids in the file."""
 
+    # The ids of its agents in the file, sleeptime agents among them.
     agent_ids: list[str] = []
+    # The kind of the group, with its manager; None: the group has no manager.
     manager_config: FileGroupConfig | None = None
 
 

@@ -23,13 +23,16 @@ _Records = list[dict[str, Any]]
 class _Tag(msgspec.Struct):
     """A tag of the agent."""
 
+    # The text of the tag.
     tag: str
 
 
 class _Variable(msgspec.Struct):
     """A variable of the sandbox."""
 
+    # The name of the variable.
     key: str
+    # The value of the variable, which an export wipes.
     value: str | None = None
 
 

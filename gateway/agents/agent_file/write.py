@@ -42,9 +42,11 @@ _FALSE_FIELDS = (
 
 
 class ExportedFolder(NamedTuple):
-    """The API's JSON of a folder and its files."""
+    """A folder with its files."""
 
+    # The API's JSON of the folder.
     folder: Mapping[str, Any]
+    # The API's JSON of the files, with their texts.
     files: Sequence[Mapping[str, Any]]
 
 

@@ -24,8 +24,11 @@ from storage.sql.store import Store
 class MessageRenderer(Struct, frozen=True):
     """Renders the messages of one agent in one way."""
 
+    # The store with the steps and the summaries of runs.
     store: Store
+    # The agent of the messages.
     agent: Agent
+    # The messages that are shown, and their form.
     showing: Showing
 
     def render_message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:

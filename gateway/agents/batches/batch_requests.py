@@ -35,8 +35,11 @@ _PAGE = 50
 class RequestedItem(Struct, frozen=True):
     """An item of a batch as it is requested: one send to one agent."""
 
+    # The uid of the agent.
     agent_uid: str
+    # The messages and the options of the send.
     request: ItemRequest
+    # `default`, or the uid of the conversation.
     conversation_name: str = DEFAULT_CONVERSATION
 
 

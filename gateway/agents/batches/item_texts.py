@@ -45,16 +45,22 @@ class RequestState(Struct, frozen=True):
 
 
 class StoredEdit(NamedTuple):
-    """A memory edit in a stored round, with the fields of the `MemoryEdit`. It is stored as an array."""
+    """A memory edit in a stored round. It is stored as an array, so the order of its fields stays."""
 
+    # The id of the call that made the edit.
     call_id: str
+    # The kind of the edit, as in `MemoryEdit`.
     op: str
+    # The label of the block; "": the edit changes no block.
     label: str
+    # The call's own JSON.
     arguments: str
+    # The time of the edit, in seconds since the epoch.
     at: float
 
     @staticmethod
     def of(edit: MemoryEdit) -> StoredEdit:
+        """Returns an edit as it is stored."""
         return StoredEdit(edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at)
 
     def load(self) -> MemoryEdit:

@@ -84,7 +84,7 @@ class ProviderPart:
     # The provider's ids of this part, by the number of refusals before each.
     provider_ids: dict[int, str] = field(default_factory=dict)
     # The keys of `provider_ids` for which the provider has deleted its data.
-    deleted: set[int] = field(default_factory=set)
+    deleted_keys: set[int] = field(default_factory=set)
     # The time when all results of the part were read; 0.0: the part was not submitted; None: the part goes on.
     over_at: float | None = None
     # True: the provider's queue was full.
@@ -103,7 +103,7 @@ class ProviderPart:
         return sum(failure.refused for failure in self.failures)
 
     @property
-    def until(self) -> float:
+    def earliest_submission(self) -> float:
         """The earliest time of the next submission, in seconds since the epoch; 0.0: any time."""
         return self.failures[-1].until if self.failures else 0.0
 
@@ -118,7 +118,7 @@ class ProviderPart:
         return {
             refusals: provider_id
             for refusals, provider_id in self.provider_ids.items()
-            if refusals not in self.deleted and (self.is_over or refusals < self.refusals)
+            if refusals not in self.deleted_keys and (self.is_over or refusals < self.refusals)
         }
 
     @property
@@ -197,7 +197,7 @@ class PartJournal:
     async def note_deleted(self, part: ProviderPart, refusals: int) -> None:
         """Writes down that a provider has deleted the data of a part. refusals: the key in `provider_ids`."""
         await self._write(f"gone-{part.number}-{refusals}", {})
-        part.deleted.add(refusals)
+        part.deleted_keys.add(refusals)
 
     async def note_over(
         self, part: ProviderPart, *, was_submitted: bool = True, found_no_room: bool = False
@@ -224,7 +224,9 @@ class PartJournal:
     def choose_submission_wait_s(self, part: ProviderPart) -> float:
         """Returns the least seconds until a part may be submitted; 0.0: it may be submitted now."""
         # The wait that a provider requests is cut to a day.
-        return max(self._measure_left_s(part.until - DAY_S, DAY_S), self._choose_queue_wait_s(part))
+        return max(
+            self._measure_left_s(part.earliest_submission - DAY_S, DAY_S), self._choose_queue_wait_s(part)
+        )
 
     def _choose_queue_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until the queue of its model may have room for a part; 0.0: it may have room now.
@@ -280,7 +282,7 @@ def _restore_part(part: ProviderPart, entries: Mapping[str, Any]) -> None:
         if (submission := entries.get(f"made-{part.number}-{refusals}")) is not None:
             part.provider_ids[refusals] = submission["id"]
         if f"gone-{part.number}-{refusals}" in entries:
-            part.deleted.add(refusals)
+            part.deleted_keys.add(refusals)
     for kind in FailedRequest:
         times = part.failed_at[kind] = []
         while (entry := entries.get(f"{kind}-{part.number}-{len(times) + 1}")) is not None:

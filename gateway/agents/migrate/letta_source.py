@@ -37,6 +37,7 @@ class ListedAgent(Struct, frozen=True):
 class LettaSource(Struct, frozen=True):
     """A Letta server from which agents are read."""
 
+    # The server, with its address and its key.
     server: Server
 
     def select_agents(self, agent_ids: Sequence[str]) -> list[ListedAgent]:

@@ -103,7 +103,9 @@ class Sender(Struct, frozen=True):
 class Recipient(Struct, frozen=True):
     """The agent to which a message goes."""
 
+    # The uid of the agent.
     uid: str
+    # The name of the agent.
     name: str
 
     def make_answer(self, text: str = "") -> AgentAnswer:
@@ -339,7 +341,9 @@ class AgentMessaging:
 class AgentOutbox(Struct, frozen=True):
     """Sends the messages of one turn (`AgentMessenger`). Errors are answers."""
 
+    # Delivers the messages.
     messaging: AgentMessaging
+    # The turn that sends the messages.
     sender: Sender
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:

@@ -81,7 +81,9 @@ _DISK_WAIT_S = 3600.0
 class _RunServices(Struct, frozen=True):
     """The services of runs in the foreground, for which a client waits, or of runs in the background."""
 
+    # The upstreams.
     failover: Failover
+    # The services of turns, with their limits.
     turn_services: TurnServices
 
 

@@ -48,8 +48,11 @@ def make_system_id(agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) 
 class SystemMessageRenderer(Struct, frozen=True):
     """Renders system messages, and finds their conversations."""
 
+    # The store with the agents, the conversations and their messages.
     store: Store
+    # Resolves agents, with the settings of their conversations.
     registry: Registry
+    # Renders the prompt that a send would have.
     agent_runs: AgentRuns
 
     async def find_conversation(self, project: str, uid: str) -> tuple[Agent, str]:

@@ -71,8 +71,11 @@ def _read_title(line: str, next_line: str) -> str | None:
 class _Field(NamedTuple):
     """A line `:kind [type] name: text` of Sphinx."""
 
+    # The kind of the field, such as `param`.
     kind: str
+    # The name of the parameter; "": the field has none.
     name: str
+    # The text in the first line of the field.
     text: str
 
 

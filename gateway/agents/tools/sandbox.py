@@ -238,8 +238,11 @@ def _make_agent_state(call: ForeignCall) -> Json:
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):
     """The answer of the program in the sandbox, which the tool's code can write as well. Other JSON is refused."""
 
+    # The result of the function, as text.
     result: str = ""
+    # The error of the code; None: the function has returned.
     error: str | None = None
+    # The new values of the blocks that the code has changed, by label.
     blocks: dict[str, str] = {}
 
 
@@ -264,7 +267,9 @@ class _OverLimit(Exception):
 class _Output:
     """The output of a call so far."""
 
+    # The bytes of `stdout`, `stderr` and `result`, by these names.
     parts: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
+    # The bytes that the three may still have together.
     bytes_left: int = OUTPUT_BYTES
 
     async def read(self, stream: asyncio.StreamReader, name: str) -> None:

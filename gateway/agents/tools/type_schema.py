@@ -31,7 +31,9 @@ ToolFunction = ast.FunctionDef | ast.AsyncFunctionDef
 class _Field(NamedTuple):
     """A field of a class."""
 
+    # The expression of the default; None: the field has none.
     default: ast.expr | None
+    # The description of the field; None: it has none.
     description: str | None
 
 

@@ -139,10 +139,13 @@ class StepView(ClientView):
     Implements `ClientView`, which documents the methods.
     """
 
-    # These fields are as in `StepViewFactory`, up to `counts`.
+    # The ids and numbers of the run's messages.
     numbers: RunNumbers
+    # The messages that the client wants, and their form.
     showing: Showing
+    # Replies are shown token by token; False: step by step.
     by_token: bool
+    # Returns seconds since the epoch.
     now: Callable[[], float]
     # The tokens of the earlier steps of the run.
     counts: TokenCounts
