@@ -78,7 +78,8 @@ class ResponsesView(ClientView):
         self._terms = terms
         self._response = GrowingResponse(terms, is_holding=is_holding)
         self._output = GrowingOutput(self._response)
-        self.call_id_prefix = f"call_{secrets.token_hex(12)}"
+        # In the background another attempt replays the calls, whose results were stored by these ids.
+        self.call_id_prefix = f"call_{terms.tag or secrets.token_hex(12)}"
         # The logprobs of a reply that came whole.
         self._logprobs: list[Any] = []
         # The usage that the upstream has reported; None: it has reported none yet.

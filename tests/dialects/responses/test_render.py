@@ -15,6 +15,7 @@ from gateway.core.conversation.private import with_private
 from gateway.core.turn.chunks import make_delta
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.call_form import UpstreamTools
@@ -415,3 +416,13 @@ def test_a_view_is_freed_with_its_turn() -> None:
         assert [each() for each in held] == [None, None]
     finally:
         gc.enable()
+
+
+def test_the_attempts_at_a_response_give_its_calls_the_same_ids() -> None:
+    """The results of gateway tools are stored by these ids, so that no attempt calls a tool again."""
+    drafts = [
+        MessageDraft(ResponsesViewFactory(ECHO, lambda: None, tag="ab")(TurnTerms()).call_id_prefix)
+        for _ in range(2)
+    ]
+    ids = [draft.add_call_piece({"index": 0, "function": {"name": "weather"}}).id for draft in drafts]
+    assert ids == ["call_ab_1", "call_ab_1"]
