@@ -49,7 +49,7 @@ from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleeptime_agents import empty_readings
-from storage.sql.block_versions import EditKey, collect_source_rows
+from storage.sql.block_history import EditKey, collect_source_rows
 from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchanges
 from storage.sql.erasing_work import PAGE_ROWS, ErasingPhase, ErasingWork, StoredTarget
 from storage.sql.fact_writes import mark_unlearned

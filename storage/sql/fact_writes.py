@@ -13,7 +13,7 @@ from storage.database import Connection
 from storage.errors import WriteConflict
 from storage.records import Agent, MarkKind
 from storage.sql.agents import find_agent_by_id, take_seq
-from storage.sql.block_versions import collect_source_rows
+from storage.sql.block_history import collect_source_rows
 from storage.sql.exchanges import add_marks
 from storage.sql.statements import load, load_column
 from storage.sql.vector_chunks import forget_indexed

@@ -18,7 +18,7 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.reader_commands import LearnedChanges
 from storage.records import LEARNER, Agent, Block, Fact, RememberedFact
-from storage.sql.block_versions import list_line_sources, load_versions
+from storage.sql.block_history import list_line_sources, load_versions
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
 from storage.sql.fact_writes import add_fact, end_fact, find_equal, hash_key, mute_fact

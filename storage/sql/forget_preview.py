@@ -11,7 +11,7 @@ from storage.listing import LAST_NUMBER
 from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
 from storage.sql.additions import DAY_S
-from storage.sql.block_versions import collect_lost_lines, collect_mixed_sources, load_versions
+from storage.sql.block_history import collect_lost_lines, collect_mixed_sources, load_versions
 from storage.sql.blocks import get_block
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row

@@ -14,7 +14,7 @@ import orjson
 from storage.database import Connection
 from storage.records import Agent, Scope
 from storage.sql.agents import find_agent_by_id, find_numbers, make_agent_record
-from storage.sql.block_versions import BlockVersion, load_versions
+from storage.sql.block_history import BlockVersion, load_versions
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.moved_records import (
     ExchangeAddress,

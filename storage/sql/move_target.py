@@ -18,7 +18,7 @@ from storage.sql.agents import find_agent, make_agent_record
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.agents_api.sleeptime_agents import begin_reading
-from storage.sql.block_versions import load_versions
+from storage.sql.block_history import load_versions
 from storage.sql.blocks import FORGOTTEN_ORIGIN, insert_version
 from storage.sql.exchanges import add_marks
 from storage.sql.group import StoreGroup, bulk_writes, reads

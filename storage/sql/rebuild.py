@@ -18,7 +18,7 @@ from storage.records import MANUAL_ORIGINS, Block
 from storage.row_bytes import count_text_bytes
 from storage.search.common_words import is_function_word
 from storage.search.text_words import has_whole_words
-from storage.sql.block_versions import (
+from storage.sql.block_history import (
     BlockVersion,
     EditKey,
     collect_lost_lines,

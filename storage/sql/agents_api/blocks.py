@@ -20,7 +20,7 @@ from storage.listing import BlockChange, BlockDraft, BlockEntry, BlockFilter, De
 from storage.records import Agent
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
-from storage.sql.block_versions import collect_source_rows
+from storage.sql.block_history import collect_source_rows
 from storage.sql.blocks import (
     OwnedBlock,
     begin_value,
