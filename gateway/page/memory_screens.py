@@ -17,6 +17,7 @@ from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.block_versions import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.forgetting_preview import MAX_TEXTS
+from gateway.run.admin.list_page import parse_time_bound
 from gateway.run.admin.memory_names import choose_searched_name, make_memory_label, name_user_role
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
@@ -37,6 +38,8 @@ class WordsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     page_limit: ClassVar[int] = 20
     q: str = ""
+    # The day or time with whose texts the first page begins; a day means its end. "": it begins with the newest texts.
+    until: str = ""
 
 
 class _MemoryScreens(Struct, frozen=True):
@@ -70,11 +73,15 @@ class _MemoryScreens(Struct, frozen=True):
 
     async def search_words(self, request: ScreenRequest, query: WordsQuery) -> View:
         access, memory = await open_memory(request, self.views)
+        after = query.after
+        if after is None and query.until:
+            until = parse_time_bound("until", query.until, is_end=True)
+            after = await self.operations.words.make_cursor_until(access.project, access.uid, until)
         search = await self.operations.words.search(
             access.project,
             access.uid,
             query.q,
-            after=query.after,
+            after=after,
             limit=query.limit,
             # Among these are earlier versions of shared blocks, which others may have written.
             finds_hidden=not access.is_person,
@@ -83,10 +90,10 @@ class _MemoryScreens(Struct, frozen=True):
             return access.twin(search)
         alone: list[tuple[str, Remaining | None]] = []
         has_found = search.items or search.blocks or search.next
-        if search.words[1:] and not (access.is_person or has_found or query.after):
+        if search.words[1:] and not (access.is_person or has_found or after):
             alone = await self.operations.word_counts.count_alone(access.project, access.uid, search.words)
         almost: Remaining | None = None
-        if not (search.next or query.after):
+        if not (search.next or after):
             almost = access.filter(
                 await self.operations.word_counts.count_almost(access.project, access.uid, query.q, search)
             )
@@ -97,7 +104,8 @@ class _MemoryScreens(Struct, frozen=True):
             memory_name=make_memory_label(memory),
             spans=lambda text: find_spans_with_words(text, query.q),
             speaker=name_user_role(memory.scope),
-            after=query.after,
+            after=after,
+            until=query.until[:10],
             alone=alone,
             # The texts with all words but one; None: they were not looked for.
             almost=almost,

@@ -220,6 +220,27 @@ class MemoryPages(StoreGroup):
     find_exchange_of_message = reads(as_method(exchanges.find_exchange_of_message))
 
     @long_reads
+    async def compute_first_seq_after(
+        self, connection: Connection, agent_row: int, at: float, next_seq: int
+    ) -> int:
+        """Returns the number of the first message that was sent after a time, or a memory's next number.
+
+        The exchanges are bisected, since no index has their times. So a number within them is returned for a memory
+        whose messages were not written in their order, as by an import.
+
+        next_seq: the memory's next number.
+        """
+        low, high = 0, next_seq
+        while low < high:
+            middle = (low + high) // 2
+            row = await connection.fetch_row(SQL["begun_from"], (agent_row, middle))
+            if row is None or row[1] > at:
+                high = middle
+            else:
+                low = row[0] + 1
+        return low
+
+    @long_reads
     async def load_path(
         self, connection: Connection, agent_row: int, exchange_row: int, *, limit: int
     ) -> list[Exchange]:

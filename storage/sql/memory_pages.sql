@@ -143,6 +143,10 @@ WITH RECURSIVE down(id, depth, steps) AS (
 )
 SELECT id FROM down ORDER BY steps DESC LIMIT 1
 
+-- name: begun_from
+-- Reads the number and the time of the first exchange of a memory from a number on.
+SELECT seq, begun FROM exchanges WHERE agent = ?1 AND seq >= ?2 ORDER BY seq LIMIT 1
+
 -- name: exchange_refs
 -- Reads where some exchanges stand: the public id of the conversation, and the numbers of the first message and the
 -- reply.

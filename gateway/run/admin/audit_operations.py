@@ -9,10 +9,15 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Struct
 
-from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion
-from gateway.run.admin.list_page import PAGE_LINES, ListPage, make_next_cursor, parse_cursor
+from gateway.run.admin.list_page import (
+    PAGE_LINES,
+    ListPage,
+    make_next_cursor,
+    parse_cursor,
+    parse_time_bound,
+)
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.listing import LAST_NUMBER
@@ -108,8 +113,8 @@ class AuditOperations(Struct, frozen=True):
             user=wanted.user or None,
             action=wanted.action or None,
             what=wanted.what or None,
-            since=_parse_bound("since", wanted.since) if wanted.since else -math.inf,
-            until=_parse_bound("until", wanted.until, is_end=True) if wanted.until else math.inf,
+            since=parse_time_bound("since", wanted.since) if wanted.since else -math.inf,
+            until=parse_time_bound("until", wanted.until, is_end=True) if wanted.until else math.inf,
             limit=limit + 1,
         )
         if memory is not None and (project is not None or not (entries or await self._has_entries(memory))):
@@ -162,22 +167,6 @@ class AuditOperations(Struct, frozen=True):
             limit=PAGE_LINES,
         )
         return {"lines": msgspec.to_builtins(page.items), "next": page.next}
-
-
-def _parse_bound(name: str, text: str, *, is_end: bool = False) -> float:
-    """Returns the time of a field, in seconds since the epoch.
-
-    name: the name of the field.
-    is_end: True: a day means its end.
-
-    Raises: BadRequest.
-    """
-    try:
-        return parse_moment(text, is_end=is_end)
-    except ValueError as error:
-        raise BadRequest(
-            f"{name} is a day like 2026-11-24, or a time like 2026-11-24T18:00.", param=name
-        ) from error
 
 
 def _make_record(entry: AuditEntry) -> AuditRecord:

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
 from storage.listing import FIRST_PAGE, PageEnd
 
@@ -84,3 +85,19 @@ def make_cursor_error(param: str = "after") -> BadRequest:
 def parse_record_number(text: str) -> int | None:
     """Returns the number of a record; None: the text is no number, or has more than 18 digits (64 bits may not do)."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def parse_time_bound(name: str, text: str, *, is_end: bool = False) -> float:
+    """Returns the time of a field, in seconds since the epoch.
+
+    name: the name of the field.
+    is_end: True: a day means its end.
+
+    Raises: BadRequest.
+    """
+    try:
+        return parse_moment(text, is_end=is_end)
+    except ValueError as error:
+        raise BadRequest(
+            f"{name} is a day like 2026-11-24, or a time like 2026-11-24T18:00.", param=name
+        ) from error

@@ -145,6 +145,15 @@ class WordSearches(Struct, frozen=True):
             hidden=hidden_texts,
         )
 
+    async def make_cursor_until(self, project: str | None, uid: str, until: float) -> str:
+        """Returns `after` of `search` for the page that begins with the texts of a time.
+
+        until: the time in seconds since the epoch.
+        """
+        agent = await get_agent(self.views.store, project, uid)
+        pages = self.views.store.memory_pages
+        return str(await pages.compute_first_seq_after(agent.id, until, agent.next_seq))
+
     async def search_people(
         self, project: str | None, query: str, *, after: str | None = None, limit: int = MAX_PEOPLE
     ) -> FoundPeople:

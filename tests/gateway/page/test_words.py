@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import quote, unquote_plus
 
 import pytest
 
+from gateway.core.dates import DAY_S
 from gateway.page import request_screens
 from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
 from storage.commands import LearnedFact
@@ -403,6 +405,34 @@ def test_a_correction_leads_back_to_the_words_that_led_to_its_fact(operator: Ope
         ):
             linked = re.findall(rf'href="../../../{memory}/{search}\?q=([^"]*)">{name}', saved)
             assert {*map(unquote_plus, linked)} == {words}
+
+
+@pytest.mark.both
+def test_a_search_goes_back_to_a_day(operator: Operator) -> None:
+    """After five years of talks one followed seventy links to a spring."""
+    world = operator.world
+    days: list[str] = []
+    for number in range(5):
+        agent = speak(world, f"Recipe {number} takes flour.", "Thanks.")
+        days.append(datetime.fromtimestamp(world.clock(), UTC).date().isoformat())
+        world.clock.sleep(3 * DAY_S)
+    operator = operator_of(world)  # the session has ended
+    memory = f"m/{agent.uid}"
+    for until, found in ((days[4], "43210"), (days[2], "210"), (f"{days[1]}T00:00", "0"), ("2001-02-03", "")):
+        items = operator.twin(f"{memory}/words?q=recipe&until={until}")["items"]
+        assert [each["text"] for each in items] == [f"Recipe {number} takes flour." for number in found]
+    first = operator.twin(f"{memory}/words?q=recipe&until={days[2]}&limit=1")
+    (second,) = operator.twin(f"{memory}/words?q=recipe&until={days[2]}&limit=1&after={first['next']}")[
+        "items"
+    ]
+    assert second["text"] == "Recipe 1 takes flour."
+    # There is one page more to go back to, or one went back already.
+    for query, has_form in (("", False), ("&limit=1", True), (f"&until={days[1]}", True)):
+        path = f"words?q=recipe{query}"
+        for text in (page(operator, f"{memory}/{path}"), person_of(world).page(f"/{path}")):
+            assert ("Until day, UTC" in text) is has_form, path
+    assert lead(page(operator, f"{memory}/words?q=recipe&until=2001-02-03")) == "Nothing older says “recipe”."
+    assert operator.get(f"{memory}/words?q=recipe&until=spring").status == 400
 
 
 def test_a_correction_in_other_words_counts_the_words_that_led_to_it(operator: Operator) -> None:
