@@ -2,75 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from storage.database import Connection, Database
 from storage.forget_commands import BlockVersionKey, ErasedMarks, ForgetTarget
 from storage.listing import LAST_NUMBER
 from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
-from storage.records import Block
 from storage.sql.additions import DAY_S
-from storage.sql.block_history import collect_lost_lines, collect_mixed_sources, load_versions
-from storage.sql.blocks import get_block
+from storage.sql.block_history import collect_lost_lines, load_versions
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.forget_targets import list_remaining_seqs
 from storage.sql.group import StoreGroup, long_reads
-from storage.sql.rebuild import BlockPreview, load_remaining_texts, load_writable_blocks, preview_block
+from storage.sql.preview_content import (
+    MAX_EXCHANGES,
+    NO_CONVERSATION,
+    ErasedContent,
+    ErasedExchanges,
+    ErasedSpan,
+    find_erased_spans,
+)
+from storage.sql.preview_notes import choose_newest_rows, count_notes, count_quoting_notes
+from storage.sql.preview_versions import count_versions_from_exchanges, count_versions_with_texts
 from storage.sql.replaced_exchanges import find_occurrences, find_replaced
-from storage.sql.statements import load, load_column, load_rows, lower_ascii
+from storage.sql.statements import load, load_column, load_rows
 from storage.store_rules import Rules
 
 SQL = load("forget_preview.sql")
 _ERASE_SQL = load("erase.sql")
 
-# The most exchanges that are read: erased exchanges, and later exchanges with notes.
-_MAX_EXCHANGES = 2_000
-# The most numbers of messages among which notes are looked for. Half a million exchanges without a note took 0.7 s.
-_MAX_NUMBERS = 50_000
 # The most exchanges that a statement takes as a list; a target that names more is counted by the first of them.
 _LISTED_EXCHANGES = 64
-# The value of `_ErasedExchanges.conversation_row` for exchanges alone.
-_NO_CONVERSATION = -1
 # The exchanges by which a turn is followed back from a reply: answers of earlier steps may be repeated. Chosen: more
 # steps than a loop of tools has.
 _MAX_STEPS = 50
-# The most versions of a block, and the most characters of its text, that are rebuilt for a preview: some 10 ms.
-_MAX_VERSIONS = 50
-_MAX_CHARS = 5_000
 # The most facts of which a preview has the texts.
 _LISTED_FACTS = 20
-# The most exchanges that a preview lists because they lose a note.
-_LISTED_NOTES = 5
-
-
-class _ErasedSpan(NamedTuple):
-    """The exchanges that a path loses, up to `_MAX_EXCHANGES` and one more: a row of `erased_spans`."""
-
-    # The row of the path's conversation.
-    conversation_row: int
-    # The depth of the first of these exchanges.
-    depth: int
-    # The number of the first of these exchanges.
-    seq: int
-    # The number of these exchanges.
-    exchange_count: int
-    # The first row of these exchanges.
-    first_row: int
-    # The last row of these exchanges.
-    last_row: int
-
-
-class _VersionCounts(NamedTuple):
-    """The number of versions of blocks that change, and the blocks."""
-
-    # The number of versions that are erased.
-    erased_count: int = 0
-    # The number of versions after the first erased one, which stay without its words.
-    rebuilt_count: int = 0
-    # The blocks that change, as far as their texts are few enough to be rebuilt while a person waits.
-    changes: tuple[RebuiltBlock, ...] = ()
 
 
 class ErasedFacts(NamedTuple):
@@ -80,15 +48,6 @@ class ErasedFacts(NamedTuple):
     newest: Sequence[ErasedFact]
     # The number of all such facts.
     total: int
-
-
-class _NoteCount(NamedTuple):
-    """The number of notes that are erased."""
-
-    # The number; None: too much would have to be read to count the notes.
-    total: int | None = 0
-    # The rows of the newest exchanges that stay and lose a note, for `PreviewedCounts.noted_rows`.
-    exchange_rows: Sequence[int] = ()
 
 
 class PreviewedCounts(NamedTuple):
@@ -108,37 +67,13 @@ class PreviewedCounts(NamedTuple):
     replaced_seqs: Collection[int] = ()
 
 
-class _ErasedExchanges(NamedTuple):
-    """The exchanges that are erased with a target, as the first parameters of statements."""
-
-    # The row of the memory.
-    agent_row: int
-    # The row of the conversation that is erased; `_NO_CONVERSATION`: the exchanges alone.
-    conversation_row: int
-    # The rows of the exchanges.
-    exchange_rows: Sequence[int]
-
-
 class _TargetExchanges(NamedTuple):
     """The exchanges that are erased with a target, and the messages that the target does not name."""
 
     # The exchanges.
-    exchanges: _ErasedExchanges
+    exchanges: ErasedExchanges
     # The numbers of messages that are erased as well, since the target replaced them.
     replaced_seqs: Collection[int]
-
-
-class _ErasedContent(NamedTuple):
-    """All content that is erased with a target."""
-
-    # The exchanges.
-    exchanges: _ErasedExchanges
-    # The texts of facts that the target names.
-    fact_texts: Sequence[str]
-    # The numbers of the messages that are erased; empty: whole exchanges are erased.
-    seqs: Collection[int]
-    # The earlier versions of blocks that the target names.
-    block_versions: Sequence[BlockVersionKey]
 
 
 class _RowRange(NamedTuple):
@@ -186,7 +121,7 @@ class ForgetPreviews(StoreGroup):
         message_count += len(replaced_seqs)
         texts = await _read_named_texts(connection, agent_row, target)
         seqs = {*target.message_seqs, *replaced_seqs} if target.message_seqs else ()
-        content = _ErasedContent(erased, texts, seqs, target.block_versions)
+        content = ErasedContent(erased, texts, seqs, target.block_versions)
         named_counts = None
         if target.fact_seqs or target.passage_seqs:
             named_counts = await self._count_named(connection, agent_row, target, content)
@@ -207,7 +142,7 @@ class ForgetPreviews(StoreGroup):
         limit: the most facts that are returned; None: all.
         """
         erased, _ = await self._load_target_exchanges(connection, agent_row, target)
-        spans = await _find_erased_spans(connection, erased)
+        spans = await find_erased_spans(connection, erased)
         return await _read_facts(connection, (*erased, *_measure_row_range(spans)), limit)
 
     async def _load_target_exchanges(
@@ -215,7 +150,7 @@ class ForgetPreviews(StoreGroup):
     ) -> _TargetExchanges:
         """Returns the exchanges that are erased with a target, also the exchanges that these replaced."""
         if target.conversation_row is not None:
-            return _TargetExchanges(_ErasedExchanges(agent_row, target.conversation_row, []), ())
+            return _TargetExchanges(ErasedExchanges(agent_row, target.conversation_row, []), ())
         exchange_rows = target.exchange_rows or [
             row for seq in target.message_seqs if (row := await find_exchange_row(connection, agent_row, seq))
         ]
@@ -237,24 +172,26 @@ class ForgetPreviews(StoreGroup):
                 rows.add(exchange.id)
                 remaining_seqs = list_remaining_seqs(exchange)
                 seqs.update(remaining_seqs if is_whole else {exchange.reply_seq}.intersection(remaining_seqs))
-        erased = _ErasedExchanges(agent_row, _NO_CONVERSATION, sorted(rows)[:_LISTED_EXCHANGES])
+        erased = ErasedExchanges(agent_row, NO_CONVERSATION, sorted(rows)[:_LISTED_EXCHANGES])
         return _TargetExchanges(erased, seqs.difference(target.message_seqs))
 
     async def _count_erased(
         self,
         connection: Connection,
         agent_row: int,
-        content: _ErasedContent,
+        content: ErasedContent,
         message_count: int,
     ) -> PreviewedCounts:
         """Counts the records that would be erased with exchanges. message_count: as in `count`."""
         erased = content.exchanges
-        spans = await _find_erased_spans(connection, erased)
+        spans = await find_erased_spans(connection, erased)
         values = (*erased, *_measure_row_range(spans))
-        versions = await self._count_versions(connection, agent_row, "versions", [values], content)
+        versions = await count_versions_from_exchanges(connection, self._rules, content, values)
         # With facts that are named as well, all are read, so that none counts twice.
         facts = await _read_facts(connection, values, None if content.fact_texts else _LISTED_FACTS)
-        notes = await self._count_notes(connection, erased, spans, has_blocks=versions.erased_count > 0)
+        notes = await count_notes(
+            connection, self._rules, erased, spans, has_blocks=versions.erased_count > 0
+        )
         counts = ForgetCounts(
             messages=message_count,
             facts=facts.total,
@@ -276,115 +213,30 @@ class ForgetPreviews(StoreGroup):
             versions = await load_versions(connection, block_row)
             numbers = [number for row, number in named_versions if row == block_row]
             shortened_count += len(collect_lost_lines(versions, numbers).with_lines)
-        notes = await self._count_quoting_notes(
-            connection, agent_row, ErasedMarks(frozenset(), has_blocks=True)
+        notes = await count_quoting_notes(
+            connection, self._rules, agent_row, ErasedMarks(frozenset(), has_blocks=True)
         )
         counts = ForgetCounts(
             messages=0, facts=0, passages=0, versions=shortened_count, summaries=0, notes=notes.total
         )
         return PreviewedCounts(counts, noted_rows=notes.exchange_rows)
 
-    async def _count_versions(
-        self,
-        connection: Connection,
-        agent_row: int,
-        statement: str,
-        parameters: Sequence[Sequence[object]],
-        content: _ErasedContent,
-    ) -> _VersionCounts:
-        """Counts the versions of all blocks that are erased by a statement.
-
-        parameters: the statement's parameters before the block, one sequence for each run of the statement.
-        """
-        total = _VersionCounts()
-        for block_row, _ in await load_writable_blocks(connection, agent_row):
-            counts = await self._count_block_versions(connection, block_row, statement, parameters, content)
-            total = _VersionCounts(
-                total.erased_count + counts.erased_count,
-                total.rebuilt_count + counts.rebuilt_count,
-                (*total.changes, *counts.changes),
-            )
-        return total
-
-    async def _count_block_versions(
-        self,
-        connection: Connection,
-        block_row: int,
-        statement: str,
-        parameters: Sequence[Sequence[object]],
-        content: _ErasedContent,
-    ) -> _VersionCounts:
-        """Counts the versions of a block that are erased. The parameters are as in `_count_versions`."""
-        erased_count = 0
-        rebuilt_count = 0
-        version_count = 0
-        for values in parameters:
-            row = await connection.fetch_row(SQL[statement], (*values, block_row))
-            if row is None or not row[0]:
-                continue
-            statement_count, first_number, version_count = row
-            later_count = await connection.fetch_value(SQL["versions_from"], (block_row, first_number))
-            erased_count += statement_count
-            rebuilt_count += later_count - statement_count
-        if not erased_count:
-            return _VersionCounts()
-        stored_block = await get_block(connection, block_row)
-        if version_count > _MAX_VERSIONS or len(stored_block.value) > _MAX_CHARS:
-            return _VersionCounts(erased_count, rebuilt_count)
-        preview = await self._preview_block(connection, stored_block, content)
-        if statement == "versions":
-            erased_count = preview.erased_count
-            rebuilt_count = preview.rebuilt_count
-        if preview.value == stored_block.value:
-            return _VersionCounts(erased_count, rebuilt_count)
-        return _VersionCounts(
-            erased_count,
-            rebuilt_count,
-            (RebuiltBlock(stored_block.label, stored_block.value, preview.value),),
-        )
-
-    async def _preview_block(
-        self, connection: Connection, block: Block, content: _ErasedContent
-    ) -> BlockPreview:
-        """Returns a block as the forgetting would leave it."""
-        erased, texts, seqs, named_versions = content
-        versions = await load_versions(connection, block.id)
-        numbers = [number for row, number in named_versions if row == block.id]
-        lost_lines = collect_lost_lines(versions, numbers)
-        versions = [*versions[: len(versions) - len(lost_lines.later)], *lost_lines.later_without]
-        erased_rows = set(erased.exchange_rows)
-        if erased.conversation_row != _NO_CONVERSATION:
-            source_rows = sorted({row for version in versions for row in version.source_rows})
-            rows = await load_rows(
-                connection, SQL["going_among"], source_rows, erased.agent_row, erased.conversation_row
-            )
-            erased_rows = {row[0] for row in rows}
-        remaining_rows = collect_mixed_sources(versions, erased_rows)
-        if not seqs:
-            remaining_rows -= erased_rows
-        remaining_texts = await load_remaining_texts(
-            connection, erased.agent_row, remaining_rows, self._rules, seqs
-        )
-        folded_texts = tuple(text.strip().casefold() for text in texts if text.strip())
-        return await preview_block(
-            connection, block, versions, self._rules, erased_rows, folded_texts, remaining_texts
-        )
-
     async def _count_named(
         self,
         connection: Connection,
         agent_row: int,
         target: ForgetTarget,
-        content: _ErasedContent,
+        content: ErasedContent,
     ) -> PreviewedCounts:
         """Counts the records that would be erased with the facts and passages that a target names."""
-        text_values = [[lower_ascii(text)] for text in content.fact_texts]
-        versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
+        versions = await count_versions_with_texts(connection, self._rules, content)
         days = await load_rows(
             connection, SQL["days_named"], [*target.fact_seqs, *target.passage_seqs], agent_row
         )
         marks = ErasedMarks(frozenset(int(at // DAY_S) for (at,) in days), versions.erased_count > 0)
-        notes = await self._count_quoting_notes(connection, agent_row, marks, content.exchanges.exchange_rows)
+        notes = await count_quoting_notes(
+            connection, self._rules, agent_row, marks, content.exchanges.exchange_rows
+        )
         counts = ForgetCounts(
             messages=0,
             facts=len(content.fact_texts),
@@ -394,67 +246,6 @@ class ForgetPreviews(StoreGroup):
             notes=notes.total,
         )
         return PreviewedCounts(counts, (), versions.rebuilt_count, versions.changes, notes.exchange_rows)
-
-    async def _count_notes(
-        self,
-        connection: Connection,
-        erased: _ErasedExchanges,
-        spans: Sequence[_ErasedSpan],
-        *,
-        has_blocks: bool,
-    ) -> _NoteCount:
-        """Counts the notes that would be erased with exchanges. has_blocks: True if blocks change as well."""
-        if not spans:
-            return _NoteCount()
-        if sum(span.exchange_count for span in spans) > _MAX_EXCHANGES:
-            return _NoteCount(None)
-        first_seq = min(span.seq for span in spans)
-        if await _is_far_back(connection, erased.agent_row, first_seq):
-            return _NoteCount(None)
-        rows = await connection.fetch_rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
-        days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
-        marks = ErasedMarks(frozenset(days), has_blocks)
-        erased_rows = {exchange_row for exchange_row, *_ in rows}
-        return await self._count_notes_since(
-            connection, erased.agent_row, first_seq, marks, erased_rows=erased_rows
-        )
-
-    async def _count_quoting_notes(
-        self, connection: Connection, agent_row: int, marks: ErasedMarks, counted_rows: Collection[int] = ()
-    ) -> _NoteCount:
-        """Counts the notes of a memory that may quote erased content. counted_rows: as in `_count_notes_since`."""
-        if await _is_far_back(connection, agent_row, 0):
-            return _NoteCount(None)
-        return await self._count_notes_since(connection, agent_row, 0, marks, counted_rows=counted_rows)
-
-    async def _count_notes_since(
-        self,
-        connection: Connection,
-        agent_row: int,
-        first_seq: int,
-        marks: ErasedMarks,
-        *,
-        erased_rows: Collection[int] = (),
-        counted_rows: Collection[int] = (),
-    ) -> _NoteCount:
-        """Counts the notes that are erased, or may quote erased content.
-
-        first_seq: the number of the first message with notes that are read.
-        erased_rows: the rows of the exchanges that are erased with their notes.
-        counted_rows: the rows of further such exchanges, whose notes are counted elsewhere.
-        """
-        rows = await connection.fetch_rows(SQL["notes"], (agent_row, first_seq, _MAX_EXCHANGES + 1))
-        if len(rows) > _MAX_EXCHANGES:
-            return _NoteCount(None)
-        noted_rows = [
-            exchange_row
-            for exchange_row, packed in rows
-            if exchange_row not in counted_rows
-            for text in unpack_notes(packed).values()
-            if text and (exchange_row in erased_rows or self._rules.may_quote(text, marks))
-        ]
-        staying_rows = (row for row in reversed(noted_rows) if row not in erased_rows)
-        return _NoteCount(len(noted_rows), _choose_newest_rows(staying_rows))
 
 
 def _add_counts(
@@ -478,7 +269,7 @@ def _add_counts(
     )
     changes = tuple(dict.fromkeys((*message_counts.changes, *named_counts.changes)))
     rebuilt_count = message_counts.rebuilt_count + named_counts.rebuilt_count
-    noted_rows = _choose_newest_rows(
+    noted_rows = choose_newest_rows(
         sorted((*message_counts.noted_rows, *named_counts.noted_rows), reverse=True)
     )
     facts = message_counts.facts[:_LISTED_FACTS]
@@ -487,23 +278,12 @@ def _add_counts(
     )
 
 
-def _choose_newest_rows(newest_first: Iterable[int]) -> Sequence[int]:
-    """Returns the first of some rows of exchanges that a preview lists, each once."""
-    return tuple(dict.fromkeys(newest_first))[:_LISTED_NOTES]
-
-
-def _measure_row_range(spans: Sequence[_ErasedSpan]) -> _RowRange:
+def _measure_row_range(spans: Sequence[ErasedSpan]) -> _RowRange:
     """Returns the range of rows in which the exchanges of a target lie, which may be all rows."""
-    if any(span.exchange_count > _MAX_EXCHANGES for span in spans):
+    if any(span.exchange_count > MAX_EXCHANGES for span in spans):
         return _RowRange(0, LAST_NUMBER)
     rows = [row for span in spans for row in (span.first_row, span.last_row)]
     return _RowRange(min(rows, default=0), max(rows, default=0))
-
-
-async def _find_erased_spans(connection: Connection, erased: _ErasedExchanges) -> Sequence[_ErasedSpan]:
-    """Returns the exchanges that each path loses, without paths that lose none."""
-    rows = await connection.fetch_rows(SQL["erased_spans"], (*erased, _MAX_EXCHANGES + 1))
-    return [span for span in (_ErasedSpan(*row) for row in rows) if span.exchange_count]
 
 
 async def _read_facts(connection: Connection, values: Sequence[object], limit: int | None) -> ErasedFacts:
@@ -520,7 +300,7 @@ async def _read_facts(connection: Connection, values: Sequence[object], limit: i
     )
 
 
-async def _count_summaries(connection: Connection, agent_row: int, spans: Sequence[_ErasedSpan]) -> int:
+async def _count_summaries(connection: Connection, agent_row: int, spans: Sequence[ErasedSpan]) -> int:
     """Counts the summaries of paths on which an exchange is erased."""
     count = 0
     for span in spans:
@@ -535,8 +315,8 @@ async def _count_whole(connection: Connection, agent_row: int) -> ForgetCounts:
     row = await connection.fetch_row(SQL["whole"], (agent_row,))
     messages, facts, passages, versions, summaries = row or (0, 0, 0, 0, 0)
     notes = None
-    if messages <= _MAX_EXCHANGES:
-        rows = await connection.fetch_rows(SQL["notes"], (agent_row, 0, _MAX_EXCHANGES))
+    if messages <= MAX_EXCHANGES:
+        rows = await connection.fetch_rows(SQL["notes"], (agent_row, 0, MAX_EXCHANGES))
         notes = sum(bool(text) for _, packed in rows for text in unpack_notes(packed).values())
     return ForgetCounts(
         messages=messages,
@@ -553,9 +333,3 @@ async def _read_named_texts(connection: Connection, agent_row: int, target: Forg
     return [
         row[0] for row in await load_rows(connection, _ERASE_SQL["facts_named"], target.fact_seqs, agent_row)
     ]
-
-
-async def _is_far_back(connection: Connection, agent_row: int, seq: int) -> bool:
-    """Returns whether more messages came after a number than are looked through for notes."""
-    last_seq = await connection.fetch_value(SQL["last_number"], (agent_row,)) or 0
-    return last_seq - seq > _MAX_NUMBERS

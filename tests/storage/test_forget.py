@@ -30,7 +30,15 @@ from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Block, Exchange, ExchangeState, Fact, MemoryEdit, Scope, SentSection
 from storage.run_commands import RunAccept
 from storage.run_records import Run, RunState, RunStep
-from storage.sql import additions, erase, forget_preview, forget_targets
+from storage.sql import (
+    additions,
+    erase,
+    forget_preview,
+    forget_targets,
+    preview_content,
+    preview_notes,
+    preview_versions,
+)
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
 from storage.sql.erasing_work import StoredTarget
@@ -1233,12 +1241,13 @@ async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
     assert found == PreviewedCounts(ForgetCounts(0, 0, 0, 0, 0, 0))
 
 
-@pytest.mark.parametrize("most", [0, forget_preview._MAX_EXCHANGES])
+@pytest.mark.parametrize("most", [0, preview_content.MAX_EXCHANGES])
 async def test_a_preview_counts_the_facts_and_versions_that_go(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Also where the conversation has more exchanges than are looked through for the rows between which they are."""
-    monkeypatch.setattr(forget_preview, "_MAX_EXCHANGES", most)
+    for module in (forget_preview, preview_content, preview_notes):
+        monkeypatch.setattr(module, "MAX_EXCHANGES", most)
     for key in ("before", "talk", "after"):
         await talk(alice, [f"{key}1", f"{key}2"], key)
     before, first, second, after = [
@@ -1317,8 +1326,8 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
         rebuilt.append(block.label)
         return await preview_block(connection, block, *arguments)
 
-    preview_block = forget_preview.preview_block
-    monkeypatch.setattr(forget_preview, "preview_block", preview)
+    preview_block = preview_versions.preview_block
+    monkeypatch.setattr(preview_versions, "preview_block", preview)
     await talk(alice, ["one"], "c1")
     row = await row_of(alice, "oneu")
     texts = [f"Likes peanuts of brand {n}." for n in range(5)]

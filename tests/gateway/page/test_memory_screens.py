@@ -28,7 +28,7 @@ from storage.errors import StoreBusy
 from storage.postgres.database import PostgresDatabase
 from storage.reader_commands import LearnedChanges
 from storage.records import Agent
-from storage.sql import forget_preview
+from storage.sql import preview_notes
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import FORM, Operator, operator_of, plain
@@ -2381,7 +2381,7 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     )
     both = plain(page(operator, f"m/{agent.uid}/forget?texts=1&texts=5"))
     assert "Those of them that stay can then no longer show what the model was told." in both
-    monkeypatch.setattr(forget_preview, "_MAX_NUMBERS", 2)
+    monkeypatch.setattr(preview_notes, "_MAX_NUMBERS", 2)
     preview = operator.twin(f"m/{agent.uid}/forget?fact={seq}")
     assert (preview["will_go"]["notes"], "replies_without_note" in preview) == (None, False)
     assert "too many to count here" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
