@@ -98,8 +98,8 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
             raise
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
-        broke = ProviderReplyBroken("the upstream's reply ended in the middle of its JSON")
-        return BegunReply(BufferedReply(reply.status, reply.headers, b"", broke))
+        broken_reply = ProviderReplyBroken("the upstream's reply ended in the middle of its JSON")
+        return BegunReply(BufferedReply(reply.status, reply.headers, b"", broken_reply))
     revealed_error = find_error_in_success_body(body)
     if revealed_error is None:
         return BegunReply(BufferedReply(reply.status, reply.headers, body), body, is_whole=True)

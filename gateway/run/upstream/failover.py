@@ -106,8 +106,8 @@ class Failover:
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
         if not route.others and len(endpoints) == 1:
-            only = Candidate(endpoints[0], self.context_windows.with_known_window(route.first))
-            return Attempts(self, Candidates(only), receipt, caller_error=caller_error)
+            candidate = Candidate(endpoints[0], self.context_windows.with_known_window(route.first))
+            return Attempts(self, Candidates(candidate), receipt, caller_error=caller_error)
         candidates = [
             Candidate(endpoint, target)
             for target in map(self.context_windows.with_known_window, route.targets)
@@ -144,8 +144,10 @@ class Failover:
         sends_once: the value of `Attempts.sends_once`.
         caller_error: the value of `Attempts.caller_error`.
         """
-        only = Candidate(self.endpoints[route.upstream][0], route.first._replace(context_window=None))
-        return Attempts(self, Candidates(only), receipt, sends_once=sends_once, caller_error=caller_error)
+        candidate = Candidate(self.endpoints[route.upstream][0], route.first._replace(context_window=None))
+        return Attempts(
+            self, Candidates(candidate), receipt, sends_once=sends_once, caller_error=caller_error
+        )
 
     def find_passed_over(self) -> dict[str, bool]:
         """Returns whether each endpoint is passed over, for one model at least, by the endpoint's name."""

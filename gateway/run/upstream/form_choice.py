@@ -35,17 +35,15 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
     capabilities = endpoint.provider.capabilities
     if choose_native_body(request, endpoint) is not None:
         return _NATIVE_WITH_BOUND_THOUGHTS if capabilities.binds_thoughts(model) else NATIVE_FORM
-    consumed = _list_consumed_fields(request, capabilities, model)
+    consumed_fields = _list_consumed_fields(request, capabilities, model)
     return EndpointForm(
-        consumed_fields=consumed,
-        untranslatable_fields=_list_untranslatable_fields(request, capabilities, consumed),
+        consumed_fields=consumed_fields,
+        untranslatable_fields=_list_untranslatable_fields(request, capabilities, consumed_fields),
         lowers_temperature=_lowers_temperature(request, capabilities, model),
         altered_messages=_make_altered_messages(request, endpoint, model),
         takes_usage=capabilities.stream_usage,
         can_force=_can_force(request, capabilities, model),
-        refused_settings=_list_refused_fields(request, capabilities, model)
-        if request.gateway_fields
-        else _NO_FIELDS,
+        refused_settings=_list_refused_fields(request, capabilities, model),
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_on_request(model),
@@ -65,38 +63,36 @@ def _make_altered_messages(request: ChatRequest, endpoint: Endpoint, model: str)
 
 def _list_consumed_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
     """Returns the fields that are not for the upstream."""
-    consumed = list_consumed_fields(request.json, takes_metadata=capabilities.metadata)
+    consumed_fields = list_consumed_fields(request.json, takes_metadata=capabilities.metadata)
     if request.native_body is not None:
-        consumed += _list_choices_without_tools(request)
+        consumed_fields += _list_choices_without_tools(request)
     if (
         "reasoning_effort" in request.json
         and request.is_translated
         and request.has_tools
         and capabilities.effort_with_tools(model) is not None
     ):
-        consumed += ("reasoning_effort",)
-    return consumed
+        consumed_fields += ("reasoning_effort",)
+    return consumed_fields
 
 
 def _list_untranslatable_fields(
-    request: ChatRequest, capabilities: Capabilities, consumed: tuple[str, ...]
+    request: ChatRequest, capabilities: Capabilities, consumed_fields: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Returns the fields that the upstream's dialect has no place for."""
-    untranslatable: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
     if capabilities.untranslatable_fields:
-        fields = list_untranslatable_fields(request.json, capabilities.untranslatable_fields)
-        untranslatable = tuple(name for name in fields if name not in consumed)
-    return (
-        untranslatable
-        if request.native_body is None
-        else (*untranslatable, *request.native_body.untranslatable)
-    )
+        present_fields = list_untranslatable_fields(request.json, capabilities.untranslatable_fields)
+        fields = tuple(name for name in present_fields if name not in consumed_fields)
+    return fields if request.native_body is None else (*fields, *request.native_body.untranslatable)
 
 
 def _lowers_temperature(request: ChatRequest, capabilities: Capabilities, model: str) -> bool:
     """Returns whether the request's temperature is above all that the model takes."""
-    highest, temperature = capabilities.max_temperature(model), request.json.get("temperature")
-    return highest is not None and isinstance(temperature, int | float) and temperature > highest
+    max_temperature, temperature = capabilities.max_temperature(model), request.json.get("temperature")
+    return (
+        max_temperature is not None and isinstance(temperature, int | float) and temperature > max_temperature
+    )
 
 
 def _can_force(request: ChatRequest, capabilities: Capabilities, model: str) -> bool:
@@ -133,6 +129,8 @@ def _list_choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
 
 
 def _list_refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
-    """Returns the fields that the model does not take with this request."""
-    refused = capabilities.refused_fields(model)
-    return refused | _FIELDS_REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused
+    """Returns the fields that the model does not take with this request, if the gateway has put fields into it."""
+    if not request.gateway_fields:
+        return _NO_FIELDS
+    fields = capabilities.refused_fields(model)
+    return fields | _FIELDS_REFUSED_WHEN_THINKING if enables_thinking(request.json) else fields

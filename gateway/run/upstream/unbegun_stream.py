@@ -52,10 +52,10 @@ class UnbegunStream(WrappedStream):
             return
         # A failed reply must hold no connection while another try waits, nor be in the way of closing the other reply.
         await self._reply.aclose()
-        other = await self._replace(failure)
-        if other is not None:
-            self._reply = other
-            async for events in _iterate_events(other):
+        other_reply = await self._replace(failure)
+        if other_reply is not None:
+            self._reply = other_reply
+            async for events in _iterate_events(other_reply):
                 yield events
         elif isinstance(last_read, ProviderError):
             raise last_read
@@ -80,9 +80,10 @@ async def _iterate_events(reply: ModelReply) -> AsyncIterator[list[Event]]:
     if reply.status >= 300:
         yield [_make_event({"error": make_openai_error_of_reply(reply.status, body)})]
         return
-    whole = read_json(body)[0]
+    completion = read_json(body)[0]
     # A client of a stream reads deltas.
-    yield [_make_event(as_deltas(whole) if isinstance(whole, dict) else whole), Event(DONE_EVENT, b"[DONE]")]
+    chunk = as_deltas(completion) if isinstance(completion, dict) else completion
+    yield [_make_event(chunk), Event(DONE_EVENT, b"[DONE]")]
 
 
 def _make_event(shown_json: object) -> Event:
