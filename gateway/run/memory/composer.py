@@ -65,11 +65,7 @@ class Composer(Struct, frozen=True):
         if context.is_off:
             return await self._make_prompt_without_memory(context, form)
         request = context.request
-        # A note is made once: a retry, or the same question again, gets the same note.
-        notes = dict(made_notes or ())
-        # The new messages of a plain list have no notes yet.
-        if made_notes is None and not context.is_plain:
-            notes = _list_known_notes(context)
+        notes = _choose_notes(context, made_notes)
         message = find_noted_message(context)
         vectors = QueryVectors(self.recaller.embed_query)
         binds_thoughts = form.binds_thoughts
@@ -82,6 +78,7 @@ class Composer(Struct, frozen=True):
         section = self.section_maker.make(
             context, composition, takes_note=message is not None, binds_thoughts=binds_thoughts
         )
+        # A note is made once: a retry, or the same question again, gets the same note.
         if message is not None and message.new_index is not None and message.new_index in notes:
             if section.changes:
                 # The note stays, and the changes of blocks since are appended to it.
@@ -286,6 +283,14 @@ def _with_note(
     if window.tokens:
         window = replace(window, tokens=window.tokens + tokens)
     return replace(prompt, composition=composition, window=window)
+
+
+def _choose_notes(context: MemoryContext, made_notes: Mapping[int, str] | None) -> dict[int, str]:
+    """Returns the notes that new messages have already, by the message's index. made_notes: as for `make_prompt`."""
+    if made_notes is not None:
+        return dict(made_notes)
+    # The new messages of a plain list have no notes yet.
+    return {} if context.is_plain else _list_known_notes(context)
 
 
 def _list_known_notes(context: MemoryContext) -> dict[int, str]:
