@@ -27,13 +27,12 @@ from typing import Any, NamedTuple
 from gateway.settings import UpstreamSettings
 from tests.agents.letta import letta
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, insert, say
 from tests.gateway.memory.long_conversation import (
     PROFILE,
     TOPICS,
     PrefixShare,
     converse,
-    insert,
     measure_prefix,
     mention_topics,
 )

@@ -146,6 +146,30 @@ class AgentWorld:
         """Sends, and returns the outcome when the run has ended. options: as for `begin_send`."""
         return self.begin_send(text, **options).result(PATIENCE_S)
 
+    def cancel_newest_run(self) -> None:
+        """Cancels the newest run, as a caller of the agents API does."""
+
+        async def cancel() -> None:
+            run = await self.world.store.runs.find_newest_run(1, 1)
+            assert run is not None
+            await self.agent_runs.live.cancel(run)
+
+        self.world.gateway.call(cancel())
+
+    def hold_writer(self, gate: Gate) -> None:
+        """Returns when the writer of the SQLite file waits for a gate."""
+        entered = Gate()
+
+        def wait(_: object) -> None:
+            entered.open()
+            gate.wait_sync()
+
+        async def submit() -> None:
+            self.world.store.database.writer.submit(wait)
+
+        self.world.gateway.call(submit())
+        entered.wait_sync()
+
     def close_client(self, sink: ListeningSink) -> None:
         """Has a client leave, in the gateway's event loop."""
         self.world.gateway.loop.call_soon_threadsafe(sink.leave)

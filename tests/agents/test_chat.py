@@ -20,8 +20,7 @@ from storage.errors import StoreUnavailable
 from storage.listing import BlockDraft
 from storage.records import Block
 from tests.agents.agent_world import AgentWorld, serve_agent
-from tests.agents.test_runs import insert
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, insert, raw, say
 from tests.gateway.sdk import World
 from tests.server import RawReply
 

@@ -35,6 +35,7 @@ from tests.doubles.upstream import (
     UpstreamRequest,
     call_tools,
     fail,
+    insert,
     raw,
     say,
 )
@@ -51,10 +52,6 @@ WEATHER = {"name": "get_weather", "description": "", "parameters": {"type": "obj
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
     with letta(upstream, tmp_path) as made:
         yield made
-
-
-def insert(text: str, id: str | None = None) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text}, id)
 
 
 def kinds(messages: Any) -> list[str]:

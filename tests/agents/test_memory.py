@@ -21,8 +21,7 @@ from storage.records import Scope
 from storage.run_records import RunState
 from storage.sql.statements import make_statement
 from tests.agents.agent_world import AgentWorld, SendOutcome, serve_agent
-from tests.agents.test_runs import insert
-from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, insert, raw, say
 from tests.gateway.sdk import agent, remember
 from tests.patience import PATIENCE_S
 

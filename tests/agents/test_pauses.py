@@ -17,8 +17,7 @@ from gateway.run.sink import ClientGone
 from storage.forget_commands import ForgetTarget
 from storage.run_records import Run, RunState
 from tests.agents.agent_world import AgentWorld, ListeningSink, SendOutcome, serve_agent
-from tests.agents.test_runs import insert
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, insert, say
 from tests.patience import PATIENCE_S
 
 WEATHER = {
@@ -193,12 +192,7 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(world: AgentWorld) -> Non
     run = world.begin_send(messages=(), decisions=decisions, client_tools=(WEATHER,))
     arrived.wait_sync()
 
-    async def cancel() -> object:
-        run = await world.world.store.runs.find_newest_run(1, 1)
-        assert run is not None
-        return await world.agent_runs.live.cancel(run)
-
-    world.world.gateway.call(cancel())
+    world.cancel_newest_run()
     done = run.result(PATIENCE_S)  # while the upstream says nothing
     assert (done.run.state, done.run.stop) == (RunState.CANCELLED, "cancelled")
     gate.open()

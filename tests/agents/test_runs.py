@@ -23,7 +23,7 @@ from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.database import Connection
 from storage.errors import StoreUnavailable
-from storage.run_records import Run, RunState
+from storage.run_records import RunState
 from tests.agents.agent_world import AgentWorld, ListeningSink, serve_agent
 from tests.doubles.upstream import (
     Call,
@@ -33,6 +33,7 @@ from tests.doubles.upstream import (
     UpstreamRequest,
     call_tools,
     fail,
+    insert,
     raw,
     say,
 )
@@ -43,10 +44,6 @@ from tests.patience import PATIENCE_S
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[AgentWorld]:
     with serve_agent(upstream, tmp_path) as made:
         yield made
-
-
-def insert(text: str, id: str | None = None) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text}, id)
 
 
 def test_a_message_is_answered_and_goes_on_from_what_was_said(world: AgentWorld) -> None:
@@ -154,18 +151,9 @@ def test_an_error_after_a_finished_step_ends_the_run_and_the_step_stays(world: A
 @pytest.mark.sqlite
 def test_a_client_that_leaves_while_its_message_is_written_cancels_its_run(world: AgentWorld) -> None:
     world.send("Hi")
-    disk, entered = Gate(), Gate()
+    disk = Gate()
     sink = ListeningSink()
-
-    async def hold_the_disk() -> None:
-        def wait(_: object) -> None:
-            entered.open()
-            disk.wait_sync()
-
-        world.world.store.database.writer.submit(wait)
-
-    world.world.gateway.call(hold_the_disk())
-    entered.wait_sync()
+    world.hold_writer(disk)
     waiting = world.world.store.health.waiting
     run = world.begin_send("Tell me.", sink)
     while world.world.store.health.waiting == waiting:  # until the message is handed to the writer
@@ -230,12 +218,7 @@ def test_a_run_is_cancelled_by_somebody_else(world: AgentWorld) -> None:
     run = world.begin_send("Tell me.")
     arrived.wait_sync()
 
-    async def cancel() -> object:
-        run = await world.world.store.runs.find_newest_run(1, 1)
-        assert run is not None
-        return await world.agent_runs.live.cancel(run)
-
-    world.world.gateway.call(cancel())
+    world.cancel_newest_run()
     done = run.result(PATIENCE_S)
     assert (done.run.state, done.run.stop) == (RunState.CANCELLED, "cancelled")
     assert world.list_messages() == ["user: Tell me."]
@@ -250,11 +233,7 @@ def test_the_next_send_waits_for_the_end_of_a_run_whose_client_left_after_a_step
     sink = ListeningSink()
     run = world.begin_send("I am Ann.", sink)
     sink.text_gate.wait_sync()
-
-    async def hold_the_disk() -> None:
-        world.world.store.database.writer.submit(lambda _: disk.wait_sync())
-
-    world.world.gateway.call(hold_the_disk())
+    world.hold_writer(disk)
     world.close_client(sink)
     with pytest.raises(ClientGone):
         run.result(PATIENCE_S)
@@ -640,12 +619,7 @@ def test_a_cancelled_run_keeps_what_its_tools_did(world: AgentWorld, monkeypatch
     run = world.begin_send("Note x.")
     began.wait_sync()
 
-    async def cancel() -> object:
-        run = await world.world.store.runs.find_newest_run(1, 1)
-        assert run is not None
-        return await world.agent_runs.live.cancel(run)
-
-    world.world.gateway.call(cancel())
+    world.cancel_newest_run()
     assert run.result(PATIENCE_S).run.state is RunState.CANCELLED
     world.send("Go on.")
     results = {m["tool_call_id"]: m["content"] for m in world.upstream.last.messages if m["role"] == "tool"}
@@ -691,16 +665,6 @@ def test_one_of_four_first_sends_begins_the_conversation(upstream: StrictUpstrea
         assert world.list_messages()[:3] == ["user: Who are you?", "assistant: Ann.", "user: Message 0"]
 
 
-async def _hold(world: AgentWorld, disk: Gate, entered: Gate) -> None:
-    """Holds the writer until the disk is let go."""
-
-    def wait(_: object) -> None:
-        entered.open()
-        disk.wait_sync()
-
-    world.world.store.database.writer.submit(wait)
-
-
 def test_a_run_is_cancelled_while_its_client_reads_nothing(world: AgentWorld) -> None:
     """Stopped in the write right before its end is saved, it is saved all the same."""
     blocked, release = Gate(), Gate()
@@ -719,12 +683,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(world: AgentWorld) ->
     run = world.begin_send("Tell me.", SlowSink())
     blocked.wait_sync()
 
-    async def cancel() -> Run:
-        run = await world.world.store.runs.find_newest_run(1, 1)
-        assert run is not None
-        return await world.agent_runs.live.cancel(run)
-
-    world.world.gateway.call(cancel())
+    world.cancel_newest_run()
     release.open()
     run.result(PATIENCE_S)
     world.world.settle()
@@ -736,9 +695,8 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(world: AgentWorld) ->
 @pytest.mark.sqlite
 def test_a_message_that_the_disk_takes_too_late_leaves_no_run(world: AgentWorld) -> None:
     world.send("Hi")
-    disk, entered = Gate(), Gate()
-    world.world.gateway.call(_hold(world, disk, entered))
-    entered.wait_sync()
+    disk = Gate()
+    world.hold_writer(disk)
     world.world.gateway.app.services.chat.keeper.open_wait_s = 0.01
     with pytest.raises(GatewayError) as late:
         world.send("Are you there?")

@@ -27,7 +27,7 @@ from storage.run_commands import StepOpen, StepOpened
 from storage.run_records import RunState
 from storage.sql.stored_paths import StoredPaths
 from tests.agents.agent_world import HUMAN, AgentWorld, serve_agent
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, insert, say
 
 Json = dict[str, Any]
 OWN = (
@@ -67,10 +67,6 @@ def agent(
 
 def rule(type: str, tool_name: str, **fields: Any) -> Json:
     return {"type": type, "tool_name": tool_name, **fields}
-
-
-def insert(text: str, id: str | None = None) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text}, id)
 
 
 def tool_messages(world: AgentWorld) -> list[tuple[str, str]]:

@@ -87,6 +87,11 @@ class Call(Struct, frozen=True):
         return [self.text[i : i + self.pieces] for i in range(0, len(self.text), self.pieces)]
 
 
+def insert(text: str, id: str | None = None, **options: Any) -> Call:
+    """Returns a call of the memory tool that adds a text to the block "human". options: other fields of `Call`."""
+    return Call("memory_insert", {"label": "human", "new_string": text}, id, **options)
+
+
 class Reply(Struct, frozen=True):
     """One scripted reply. `say`, `call_tools`, `fail` and `raw` make the usual ones."""
 

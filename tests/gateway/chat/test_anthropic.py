@@ -18,7 +18,7 @@ import pytest
 from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from tests.doubles.anthropic_rules import OLD_VERSION, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
-from tests.doubles.upstream import Call, Gate, StrictUpstream, UpstreamRequest, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, UpstreamRequest, call_tools, fail, insert, say
 from tests.gateway.sdk import Chat, World, agent, join_stream, remember, to_list_message
 from tests.server import serve, settings_for
 
@@ -47,10 +47,6 @@ def world(upstream: StrictAnthropic, tmp_path: Path) -> Iterator[World]:
 
 def helper(world: World, **options: Any) -> Chat:
     return world.chat(model="agent/helper", user="alice", **options)
-
-
-def insert(text: str) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text})
 
 
 def system(request: UpstreamRequest) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.settings import BlockSettings
-from tests.doubles.upstream import Call, UpstreamRequest, call_tools, say
+from tests.doubles.upstream import Call, UpstreamRequest, call_tools, insert, say
 from tests.gateway.sdk import Chat, World, agent, member_bytes, prefix_bytes
 
 WEATHER: dict[str, Any] = {
@@ -30,10 +30,6 @@ def mention_topics(world: World) -> None:
     """Mentions each topic in a conversation of its own, which later turns recall."""
     for topic in TOPICS:
         world.chat(user="alice", model="agent/helper").say(f"I often think about {topic}, since childhood.")
-
-
-def insert(text: str) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text})
 
 
 def take_turn(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Sequence[str] = KINDS) -> str:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import BadRequest
-from tests.doubles.upstream import call_tools, say
+from tests.doubles.upstream import call_tools, insert, say
 from tests.gateway.admin.test_forget import perform
-from tests.gateway.memory.tooled import insert
 from tests.gateway.sdk import World, replace_marks
 
 NOUNS = ("cat", "dog", "house", "garden", "violin", "mountain", "tea", "train")

@@ -9,8 +9,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
-from tests.gateway.memory.tooled import MEMORY_TOOL_NAMES, WEATHER, both_ways, helper, insert, results, system
+from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, insert, say
+from tests.gateway.memory.tooled import MEMORY_TOOL_NAMES, WEATHER, both_ways, helper, results, system
 from tests.gateway.sdk import World, agent, message_bytes, remember
 
 

@@ -15,9 +15,8 @@ from gateway.core.prompt.shown_blocks import describe_mark
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
-from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, insert, say
 from tests.gateway.compacting import compacted, compacting
-from tests.gateway.memory.tooled import insert
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 from tests.gateway.shown_blocks import find_mark, read_last_statements
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, insert, say
 from tests.gateway.memory.long_conversation import (
     PROFILE,
     TOPICS,
     WEATHER,
     converse,
-    insert,
     measure_prefix,
     mention_topics,
     take_turn,

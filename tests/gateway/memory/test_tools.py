@@ -12,14 +12,13 @@ import openai
 import pytest
 
 from gateway.settings import BlockSettings, ModelSettings, ProfileSettings, UpstreamSettings
-from tests.doubles.upstream import Call, Reply, Rules, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Reply, Rules, StrictUpstream, call_tools, fail, insert, say
 from tests.gateway.memory.tooled import (
     BLOCK_TOOL_NAMES,
     MEMORY_TOOL_NAMES,
     WEATHER,
     both_ways,
     helper,
-    insert,
     results,
     system,
 )

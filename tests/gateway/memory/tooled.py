@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.upstream import Call
 from tests.gateway.sdk import Chat, World
 
 BLOCK_TOOL_NAMES = {"memory_insert", "memory_replace", "memory_rethink"}
@@ -24,10 +23,6 @@ both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stre
 
 def helper(world: World, **options: Any) -> Chat:
     return world.chat(model="agent/helper", user="alice", **options)
-
-
-def insert(text: str, **options: Any) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text}, **options)
 
 
 def results(world: World) -> list[str]:

@@ -20,7 +20,17 @@ from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
-from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, raw, say
+from tests.doubles.upstream import (
+    Call,
+    Gate,
+    Reply,
+    StrictUpstream,
+    UpstreamRequest,
+    call_tools,
+    insert,
+    raw,
+    say,
+)
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.messages.long_claude_conversation import converse
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
@@ -119,10 +129,6 @@ def plain(text: str) -> Json:
 
 def events_of(reply: RawReply) -> list[Json]:
     return [orjson.loads(line[6:]) for line in reply.body.split(b"\n") if line.startswith(b"data: ")]
-
-
-def insert(text: str) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text})
 
 
 # -- what passes
