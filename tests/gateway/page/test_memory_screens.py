@@ -2057,6 +2057,16 @@ def test_a_block_keeps_what_the_question_says_where_the_reply_goes(operator: Ope
     assert operator.twin(f"{memory}/b/human")["block"]["value"] == "Partner: Tom, likes mild food"
 
 
+def test_a_preview_counts_the_facts_that_can_be_kept(operator: Operator) -> None:
+    """A fact that is no longer true has no tick, and the form said that all of them could be kept."""
+    agent = speak(operator.world, "I ride a Gazelle to work.")
+    memory = f"m/{agent.uid}"
+    wrong, _ = learn(operator.world, agent, "Has a gazelle.", "Rides to work.")
+    operator.twin(f"{memory}/f/{wrong}/correct", {"text": "Has a bicycle of the brand Gazelle."})
+    shown = plain(page(operator, f"{memory}/forget?message=1"))
+    assert "1 fact stays, as ticked above. 2 facts go too, unless you keep 1 of them above." in shown
+
+
 @pytest.mark.both
 def test_a_learned_fact_is_kept_when_a_message_that_it_rests_on_is_forgotten(operator: Operator) -> None:
     """The ride to work went with the stolen bicycle, and only a correction could be kept."""
