@@ -86,7 +86,8 @@ class AgentSpec(Struct, frozen=True):
     style: SpeakingStyle = "reply"
     # The tools of the agent, in the order in which the model gets them.
     tools: tuple[AgentTool, ...] = ()
-    # The rest of the agent's definition.
+    # The agent as its caller has defined it. Fields above that the definition has as well hold the value in force: with
+    # the defaults of the agent's kind, the rules of its tools, and the settings of a conversation and a send.
     definition: AgentDefinition = NO_DEFINITION
 
     @property
