@@ -22,7 +22,7 @@ class PingingSink:
     """A Sink that sends pings while nothing is written to it, from `__enter__` to the end of the stream."""
 
     # The sink of the reply, to which pings are written as well.
-    inner: Sink
+    sink: Sink
     # The seconds between two pings; 0: no pings are sent.
     interval_s: float
     # The ping as an event; until the run has an id, a comment of the stream.
@@ -34,13 +34,13 @@ class PingingSink:
     # True: status and headers were set, by the reply or by a ping.
     _has_head: bool = field(default=False, init=False)
     # True: bytes of the reply were sent since the last ping was due.
-    _wrote: bool = field(default=False, init=False)
+    _has_written: bool = field(default=False, init=False)
     # The task that sends pings; None: no pings are sent.
-    _pinging: asyncio.Task[None] | None = field(default=None, init=False)
+    _ping_task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __enter__(self) -> PingingSink:
         if self.interval_s:
-            self._pinging = asyncio.create_task(self._send_pings())
+            self._ping_task = asyncio.create_task(self._send_pings())
         return self
 
     def __exit__(
@@ -52,43 +52,44 @@ class PingingSink:
         """Begins the reply. After a ping, which has sent a status and headers, these are dropped."""
         if not self._has_head:
             self._has_head = True
-            self.inner.start(status, headers)
+            self.sink.start(status, headers)
 
     async def write(self, data: bytes) -> None:
         if data:
-            self.has_started = self._wrote = True
-        await self.inner.write(data)
+            self.has_started = True
+            self._has_written = True
+        await self.sink.write(data)
 
     async def end(self) -> None:
         self._stop_pings()
-        await self.inner.end()
+        await self.sink.end()
 
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """Sends an error, the only answer to a request for a stream that has a body. After a ping it is an event."""
         self._stop_pings()
         if self._has_head:
-            await self.inner.write(make_refused_event(body))
-            await self.inner.end()
+            await self.sink.write(make_refused_event(body))
+            await self.sink.end()
         else:
-            await self.inner.send_body(status, headers, body)
+            await self.sink.send_body(status, headers, body)
 
     @property
     def is_gone(self) -> bool:
-        return self.inner.is_gone
+        return self.sink.is_gone
 
     def cancel_on_leave(self) -> AbstractContextManager[None]:
-        return self.inner.cancel_on_leave()
+        return self.sink.cancel_on_leave()
 
     def _stop_pings(self) -> None:
-        if self._pinging is not None:
-            self._pinging.cancel()
+        if self._ping_task is not None:
+            self._ping_task.cancel()
 
     async def _send_pings(self) -> None:
         # The task that writes the reply notices a client that leaves.
         with suppress(ClientGone):
             while True:
-                self._wrote = False
+                self._has_written = False
                 await asyncio.sleep(self.interval_s)
-                if not self._wrote:
+                if not self._has_written:
                     self.start(200, self.headers)
-                    await self.inner.write(self.ping)
+                    await self.sink.write(self.ping)

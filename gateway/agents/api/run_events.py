@@ -78,6 +78,9 @@ class RunEvents(Struct, frozen=True):
     # Returns seconds since the epoch.
     now: Callable[[], float]
 
+    number_events = staticmethod(number_stream)
+    is_end = staticmethod(is_end)
+
     def make_view(self, start: RunStart, options: Json) -> ViewFactory:
         showing, by_token = load_showing(options), bool(options.get("by_token"))
         preface = () if start.summary is None else render_summary(start.summary, start.agent.uid, showing)
@@ -89,12 +92,6 @@ class RunEvents(Struct, frozen=True):
     def make_error_events(self, uid: str, error: GatewayError) -> bytes:
         return encode_event(render_stop(StopReason.ERROR)) + make_error_event(error, ids.make_id("run", uid))
 
-    def number_events(self, data: bytes, first: int) -> list[bytes]:
-        return number_stream(data, first)
-
-    def is_end(self, event: bytes) -> bool:
-        return is_end(event)
-
     async def make_missing_events(
         self, run: Run, options: Json, logged: Sequence[bytes], attempt: int
     ) -> bytes:
@@ -104,7 +101,8 @@ class RunEvents(Struct, frozen=True):
             showing = load_showing(options) if options else await read_run_showing(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
-        events = list(_list_missing(messages, map(_parse_data, logged), attempt))
+        logged_messages = (orjson.loads(event.partition(b"data: ")[2]) for event in logged)
+        events = list(_list_missing(messages, logged_messages, attempt))
         if (error := await find_error(self.store, run)) is not None:
             events.append(render_stop(run.stop or StopReason.ERROR))
             return b"".join(map(encode_event, events)) + make_error_event(error, ids.make_id("run", run.uid))
@@ -147,13 +145,13 @@ async def find_error(store: Store, run: Run) -> GatewayError | None:
     return error
 
 
-def _list_missing(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
+def _list_missing(messages: Iterable[Json], logged_messages: Iterable[Json], attempt: int) -> Iterable[Json]:
     """Yields the messages that the events of a log have not shown in full.
 
     A message that was shown in part gets another id, with the number of the attempt.
     """
     shown_texts: dict[tuple[Any, ...], str] = {}
-    for message in logged:
+    for message in logged_messages:
         key = _make_message_key(message)
         shown_texts[key] = shown_texts.get(key, "") + _join_streamed_text(message)
     for message in messages:
@@ -172,8 +170,3 @@ def _make_message_key(message: Json) -> tuple[Any, ...]:
 
 def _join_streamed_text(message: Json) -> str:
     return "".join(text for name in _TEXTS if isinstance(text := message.get(name), str))
-
-
-def _parse_data(event: bytes) -> Json:
-    data: Json = orjson.loads(event.partition(b"data: ")[2])
-    return data

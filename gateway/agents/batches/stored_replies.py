@@ -69,7 +69,7 @@ class ReplayedTools:
     """The tools of an item, with the stored results of its rounds. Takes the place of its `Toolbox`."""
 
     # The toolbox that performs the calls without a stored result.
-    inner: Toolbox
+    toolbox: Toolbox
     # The replies of the turn, which say how far the replay has come.
     replies: StoredReplies
     # The stored rounds, with the results of their calls.
@@ -80,13 +80,13 @@ class ReplayedTools:
     results: list[StoredResult] = field(default_factory=list)
 
     def list_definitions(self) -> list[dict[str, Any]]:
-        return self.inner.list_definitions()
+        return self.toolbox.list_definitions()
 
     def owns(self, name: str) -> bool:
         return True  # the call has a stored result, even if its tool is another's now
 
     def find_serial_group(self, call: commands.RunTool) -> str | None:
-        return self.inner.find_serial_group(call)
+        return self.toolbox.find_serial_group(call)
 
     async def run(self, call: commands.RunTool) -> ToolAnswer:
         """Returns the stored result of a call, or runs the call if its round is not stored yet."""
@@ -97,7 +97,7 @@ class ReplayedTools:
                     return replace(ToolAnswer(*result.answer), shown=result.shown)
             return ToolAnswer.failed(INTERRUPTED_RESULT)  # a call that was not allowed has no result
         async with self.slots:
-            answer = await run_tool(self.inner, call)
+            answer = await run_tool(self.toolbox, call)
         fields = (answer.content, answer.status, answer.stdout, answer.stderr)
         self.results.append(StoredResult(call.call_id, fields, dict(answer.shown)))
         return answer

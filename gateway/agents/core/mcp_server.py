@@ -80,8 +80,8 @@ class McpServerConfig:
             for name, value in before.secrets.items()
             if self.secrets.get(name) == MASK or get_group(name) not in self.replaced_groups
         }
-        now = self.definition
-        if retained and (now.url, now.command) != (before.url, before.command):
+        definition = self.definition
+        if retained and (definition.url, definition.command) != (before.url, before.command):
             raise BadRequest(
                 f"The secrets {', '.join(sorted(retained))} were given for another address or program: give them again "
                 "with this one, or null in their place.",

@@ -39,30 +39,30 @@ class RuleGuide:
     def __init__(
         self,
         rules: Sequence[ToolRule],
-        attached: Sequence[str],
+        tool_names: Sequence[str],
         *,
         style: SpeakingStyle = "reply",
         max_steps: int = DEFAULT_MAX_STEPS,
         calls: Iterable[CalledTool] = (),
-        approvals: Collection[str] = (),
+        approval_tools: Collection[str] = (),
         can_ask: bool = True,
         has_later_message: bool = False,
     ) -> None:
         """Begins a turn.
 
-        attached: the names of the agent's tools.
+        tool_names: the names of the agent's tools.
         max_steps: the most steps of the turn.
         calls: the calls of earlier runs since the user's newest message.
-        approvals: the names of the tools that a person has to approve, without a rule.
+        approval_tools: the names of the tools that a person has to approve, without a rule.
         can_ask: a person can be asked for approval. If False, calls that need approval get an error.
         has_later_message: a user's message follows the results of the first reply, and the rules start over with it.
         """
         self._max_steps = max_steps
-        self._approvals = approvals
+        self._approval_tools = approval_tools
         self._can_ask = can_ask
         self._has_later_message = has_later_message
         self._rules = tuple(rules)
-        self._attached = tuple(attached)
+        self._tool_names = tuple(tool_names)
         self._style = style
         self._calls = [*calls]
         # The indices of calls in `_calls`, by call id.
@@ -79,7 +79,9 @@ class RuleGuide:
         return self._make_state().offer()
 
     def judge(self, call: ProposedCall) -> Verdict:
-        verdict = self._make_state().judge(call.name, approvals=self._approvals, is_approved=call.is_approved)
+        verdict = self._make_state().judge(
+            call.name, approval_tools=self._approval_tools, is_approved=call.is_approved
+        )
         if isinstance(verdict, Undecided):
             return verdict
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
@@ -128,7 +130,7 @@ class RuleGuide:
         return next_step if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
 
     def _make_state(self) -> RuleState:
-        return RuleState(self._rules, self._calls, self._attached, self._style)
+        return RuleState(self._rules, self._calls, self._tool_names, self._style)
 
     def _choose_next(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
         if self._has_later_message:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from gateway.core.tool_rule import RuleKind, ToolRule
 
 
-def render_rules(rules: Sequence[ToolRule], attached: Collection[str]) -> str:
+def render_rules(rules: Sequence[ToolRule], tool_names: Collection[str]) -> str:
     """Returns the rules that the model has to know as sentences, one a line; "" if it has to know none."""
-    lines = [_render_rule(rule) for rule in rules if rule.tool in attached]
+    lines = [_render_rule(rule) for rule in rules if rule.tool in tool_names]
     return "\n".join(dict.fromkeys(f"- {line}" for line in lines if line))
 
 

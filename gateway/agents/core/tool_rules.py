@@ -76,27 +76,27 @@ def _was_just_called(rule: ToolRule, calls: Sequence[CalledTool]) -> bool:
     return bool(calls) and calls[-1].name == rule.tool
 
 
-def _limit_children(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_children(rule: ToolRule, calls: Sequence[CalledTool], tool_names: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which its children must follow its tool; None: no limit."""
-    names = frozenset(rule.children) & frozenset(attached)
+    names = frozenset(rule.children) & frozenset(tool_names)
     if not _was_just_called(rule, calls) or not names:
         return None
     reason = f"right after {rule.tool} one of these has to be called: {', '.join(sorted(names))}."
     return _Limit(names, reason, must_call=True, arguments=rule.arguments)
 
 
-def _limit_parent(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_parent(rule: ToolRule, calls: Sequence[CalledTool], tool_names: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule that makes its children follow its tool, and only its tool; None: no limit."""
     if _was_just_called(rule, calls):
-        return _limit_children(rule, calls, attached)
-    names = frozenset(attached) - frozenset(rule.children)
-    closed_names = sorted(frozenset(rule.children) & frozenset(attached))
+        return _limit_children(rule, calls, tool_names)
+    names = frozenset(tool_names) - frozenset(rule.children)
+    closed_names = sorted(frozenset(rule.children) & frozenset(tool_names))
     if not closed_names:
         return None
     return _Limit(names, f"only right after {rule.tool} may be called: {', '.join(closed_names)}.")
 
 
-def _limit_outcome(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_outcome(rule: ToolRule, calls: Sequence[CalledTool], tool_names: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which the result of a tool decides the next tool; None: no limit."""
     if not _was_just_called(rule, calls):
         return None
@@ -104,17 +104,17 @@ def _limit_outcome(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequen
     child = next((child for value, child in rule.outcomes if _make_comparable(value) == result), rule.default)
     if child is None and rule.is_strict:
         return _Limit(frozenset(), f"after this result of {rule.tool} nothing follows.")
-    if child is None or child not in attached:
+    if child is None or child not in tool_names:
         return None
     return _Limit(frozenset({child}), f"after this result of {rule.tool} comes {child}.", must_call=True)
 
 
-def _limit_count(rule: ToolRule, calls: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_count(rule: ToolRule, calls: Sequence[CalledTool], tool_names: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule on the number of calls of its tool; None: no limit."""
     if sum(call.name == rule.tool for call in calls) < rule.max_calls:
         return None
     reason = f"{rule.tool} may run {rule.max_calls_text} for one message of the user, and no more."
-    return _Limit(frozenset(attached) - {rule.tool}, reason)
+    return _Limit(frozenset(tool_names) - {rule.tool}, reason)
 
 
 _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
@@ -125,9 +125,9 @@ _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
 }
 
 
-def _limit_first_call(rules: Sequence[ToolRule], attached: Sequence[str]) -> _Limit | None:
+def _limit_first_call(rules: Sequence[ToolRule], tool_names: Sequence[str]) -> _Limit | None:
     """Returns the limit that the rules for the first call set together; None: there are no such rules."""
-    first_rules = [rule for rule in rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached]
+    first_rules = [rule for rule in rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in tool_names]
     if not first_rules:
         return None
     names = frozenset(rule.tool for rule in first_rules)
@@ -159,7 +159,7 @@ class RuleState(Struct, frozen=True):
     # The calls in order, with those calls of the judged reply that have run.
     calls: Sequence[CalledTool]
     # The names of the agent's tools.
-    attached: Sequence[str]
+    tool_names: Sequence[str]
     # The way in which the agent speaks: by its reply, or by a tool.
     style: SpeakingStyle = "reply"
 
@@ -172,14 +172,14 @@ class RuleState(Struct, frozen=True):
             asks_for_one_call=any(rule.kind in _ORDERING_KINDS for rule in self.rules),
         )
 
-    def judge(self, name: str, *, approvals: Collection[str] = (), is_approved: bool = False) -> Verdict:
+    def judge(self, name: str, *, approval_tools: Collection[str] = (), is_approved: bool = False) -> Verdict:
         """Judges one call.
 
         name: the name of the call's tool.
-        approvals: the tools that need approval without a rule.
+        approval_tools: the tools that need approval without a rule.
         is_approved: True if a person has approved the call.
         """
-        if name not in self.attached:
+        if name not in self.tool_names:
             # The error names no tools, since the request may have tools of its own, which these rules do not know.
             return Forbidden(f"{NO_TOOL} {quote_text(name)}.")
         counted_calls = self._list_counted_calls()
@@ -190,7 +190,7 @@ class RuleState(Struct, frozen=True):
         reasons = [limit.reason for limit in limits if name not in limit.names]
         if reasons:
             return Forbidden(f"Not run: {' '.join(reasons)} {_join_options(self._find_allowed(limits))}")
-        if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
+        if not is_approved and (name in approval_tools or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
         arguments: dict[str, object] = {}
         for limit in limits:
@@ -221,14 +221,14 @@ class RuleState(Struct, frozen=True):
     def _find_limits(self) -> list[_Limit]:
         """Returns the limits of the next call."""
         counted_calls = self._list_counted_calls()
-        if not counted_calls and (first_limit := _limit_first_call(self.rules, self.attached)) is not None:
+        if not counted_calls and (first_limit := _limit_first_call(self.rules, self.tool_names)) is not None:
             return [first_limit]
         rules = [rule for rule in self.rules if rule.kind in _LIMITS]
-        limits = (_LIMITS[rule.kind](rule, counted_calls, self.attached) for rule in rules)
+        limits = (_LIMITS[rule.kind](rule, counted_calls, self.tool_names) for rule in rules)
         return [limit for limit in limits if limit is not None]
 
     def _find_allowed(self, limits: Sequence[_Limit]) -> tuple[str, ...]:
-        return tuple(name for name in self.attached if all(name in limit.names for limit in limits))
+        return tuple(name for name in self.tool_names if all(name in limit.names for limit in limits))
 
     def _must_call(self, limits: Sequence[_Limit], *, by_style: bool = False) -> bool:
         """Returns whether the model must call a tool.
@@ -262,7 +262,7 @@ class RuleState(Struct, frozen=True):
         called_names = {call.name for call in self.calls}
         required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
         return [
-            name for name in dict.fromkeys(required) if name in self.attached and name not in called_names
+            name for name in dict.fromkeys(required) if name in self.tool_names and name not in called_names
         ]
 
 

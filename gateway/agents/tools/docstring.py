@@ -31,7 +31,8 @@ class Docstring(NamedTuple):
 
 def read_docstring(text: str) -> Docstring:
     """Returns the parts of a docstring."""
-    beginning = current = list[str]()
+    beginning: list[str] = []
+    current_lines = beginning
     sections: dict[str, list[str]] = {}
     fields: dict[str, list[str]] = {}  # the lines of Sphinx's fields, by parameter
     is_numpy = False
@@ -39,16 +40,16 @@ def read_docstring(text: str) -> Docstring:
     for line, next_line in zip(lines, (*lines[1:], ""), strict=False):
         if (title := _read_title(line, next_line)) is not None:
             is_numpy = is_numpy or (title == "args" and _is_rule(next_line))
-            current = sections.setdefault(title, [])
+            current_lines = sections.setdefault(title, [])
             if title == "examples":
-                current.append(line)
+                current_lines.append(line)
         elif (field := _read_field(line)) is not None:
             # The lines that follow belong to the field.
-            current = [field.text]
+            current_lines = [field.text]
             if field.kind in _FIELDS:
-                fields[field.name] = current
-        elif current is beginning or not _is_rule(line):
-            current.append(line)
+                fields[field.name] = current_lines
+        elif current_lines is beginning or not _is_rule(line):
+            current_lines.append(line)
     description = ["\n".join(part).strip() for part in (beginning, sections.get("examples", ()))]
     parameters = {name: " ".join(" ".join(part).split()) for name, part in fields.items()}
     parameters |= _read_arguments(sections.get("args", ()), is_numpy=is_numpy)

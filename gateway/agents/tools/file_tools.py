@@ -117,14 +117,15 @@ class FileTools(Struct, frozen=True):
             f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.list_of_folders(list(folders))
         }
-        subset = {path: file for path, file in files.items() if _is_included(path, file, include)}
-        if not subset:
+        included_files = {path: file for path, file in files.items() if _is_included(path, file, include)}
+        if not included_files:
             return ToolAnswer(f"No file fits {include!r}." if files else _NO_FILES)
         offset = arguments.get("offset") or 0
         matches: list[_Match] = []
         is_incomplete = False
         try:
-            pattern_error = await self._collect_matches(pattern, subset, offset + _MAX_MATCHES + 1, matches)
+            max_count = offset + _MAX_MATCHES + 1
+            pattern_error = await self._collect_matches(pattern, included_files, max_count, matches)
         except ChildLimitExceeded:
             pattern_error, is_incomplete = "", True
         if pattern_error:
@@ -175,8 +176,8 @@ def _render_page(matches: Sequence[_Match], offset: int, context_lines: int | No
         return "Nothing was found."
     context_lines = 1 if context_lines is None else context_lines
     text = "\n".join(line for match in page for line in _render_match(match, context_lines))
-    more = f"\n[There is more: the next begin at offset {offset + _MAX_MATCHES}.]"
-    return text + (more if len(matches) > offset + _MAX_MATCHES else "")
+    notice = f"\n[There is more: the next begin at offset {offset + _MAX_MATCHES}.]"
+    return text + (notice if len(matches) > offset + _MAX_MATCHES else "")
 
 
 def _render_match(match: _Match, context_lines: int) -> Iterator[str]:
@@ -185,5 +186,5 @@ def _render_match(match: _Match, context_lines: int) -> Iterator[str]:
     first, last = max(1, match.number - context_lines), min(len(match.lines), match.number + context_lines)
     for number in range(first, last + 1):
         line = match.lines[number - 1]
-        cut = line[:_MAX_LINE_CHARS] + (" …" if len(line) > _MAX_LINE_CHARS else "")
-        yield f"{'>' if number == match.number else ' '} {number}: {cut}"
+        shown_line = line[:_MAX_LINE_CHARS] + (" …" if len(line) > _MAX_LINE_CHARS else "")
+        yield f"{'>' if number == match.number else ' '} {number}: {shown_line}"

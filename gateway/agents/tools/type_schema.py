@@ -114,21 +114,21 @@ class TypeSchemas:
         properties: dict[str, Any] = {}
         required = []
         self._open_classes.append(name)
-        for field_name, annotated in fields.items():
-            self._remaining_chars -= self._measure_field(annotated)
+        for field_name, assignment in fields.items():
+            self._remaining_chars -= self._measure_field(assignment)
             if self._remaining_chars < 0:
                 raise make_error(
                     node,
                     f"the fields of its classes have more than {_MAX_FIELD_CHARS:,} characters, counted wherever one "
                     "is used",
                 )
-            field = _read_field(annotated.value)
-            properties[field_name] = self.make_schema(annotated.annotation)
+            field = _read_field(assignment.value)
+            properties[field_name] = self.make_schema(assignment.annotation)
             if field.description is not None:
                 properties[field_name]["description"] = field.description
             if field.default is not None:
                 properties[field_name] |= read_default(field.default)
-            elif annotated not in self._optional_fields:
+            elif assignment not in self._optional_fields:
                 required.append(field_name)
         self._open_classes.pop()
         return {"type": "object", "properties": properties, "required": required}

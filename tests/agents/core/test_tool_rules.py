@@ -177,7 +177,7 @@ def test_a_forbidden_call_asks_nobody() -> None:
     rules = read_rules([rule("requires_approval", "d"), CHILDREN])
     assert isinstance(RuleState(rules, called("a"), TOOLS).judge("d"), Forbidden)
     assert isinstance(RuleState(rules, called("b"), TOOLS).judge("d"), NeedsApproval)
-    assert isinstance(RuleState([], [], TOOLS).judge("d", approvals={"d"}), NeedsApproval)
+    assert isinstance(RuleState([], [], TOOLS).judge("d", approval_tools={"d"}), NeedsApproval)
 
 
 def test_where_approval_cannot_be_asked_for_the_call_gets_an_error() -> None:

@@ -58,7 +58,7 @@ def run_of(
 ) -> tuple[set[str], Stop | None]:
     """Returns the ids of the calls that were run, and how the turn ended."""
     ran, called = set[str](), list[CalledTool]()
-    guide = RuleGuide(rules, TOOLS, approvals=approvals)
+    guide = RuleGuide(rules, TOOLS, approval_tools=approvals)
     for n, names in enumerate(replies):
         made = {f"{n}.{place}": name for place, name in enumerate(names)}
         approved: set[str] = set()
@@ -66,7 +66,7 @@ def run_of(
         while calls.waiting:
             approved |= {id for id, kind in calls.waiting.items() if kind == "approval"}
             # Another run goes on, and knows what was called since the user's message.
-            guide = RuleGuide(rules, TOOLS, approvals=approvals, calls=called)
+            guide = RuleGuide(rules, TOOLS, approval_tools=approvals, calls=called)
             resumed = ResumedCalls((), calls.results, frozenset(approved))
             calls = perform(
                 GatewayCalls(TurnTerms(), guide, [call(*each) for each in made.items()], resumed), ran

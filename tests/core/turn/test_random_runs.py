@@ -87,7 +87,7 @@ def play(seed: int) -> list[Command]:
         ("a", "b", "c", "say"),
         style=dice.choice(get_args(SpeakingStyle)),
         max_steps=MAX_STEPS,
-        approvals=dice.choice([(), ("b",)]),
+        approval_tools=dice.choice([(), ("b",)]),
     )
     turn = Turn(terms, LinesView(terms) if shows else ChatView(terms), guide)
     seen: list[Command] = []
