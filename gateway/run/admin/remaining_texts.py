@@ -12,6 +12,7 @@ from urllib.parse import quote
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from gateway.core.roles import RESULT_ROLES
 from gateway.core.words import join_letters
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.fact_views import FactPage
@@ -265,12 +266,12 @@ class RemainingTexts:
         with_words = [record for record in rest if self._has_words(record.text or "")]
         shown_message = (with_words or rest)[-1]
         is_reply = len(rest) == 1 and shown_message.role == "assistant"
-        remaining = self._with_quote(_make_record_of_rest(rest, is_reply=is_reply), shown_message)
+        remaining = self._with_quote(_make_record_of_rest(rest), shown_message)
         forget_page = page_path("m", self._memory.uid, "forget")
-        if not self._words or has_words(going_text, self._words) == remaining.has_words:
+        # Messages with the words are not offered together with messages without them, which may be right.
+        if len(with_words) == (len(rest) if self._has_words(going_text) else 0):
             href = f"{forget_page}?exchange={seq}"
-        # If only one of both has the words, both are not offered together: the other text may be right.
-        elif remaining.has_words:
+        elif with_words:
             href = f"{forget_page}?message={shown_message.seq}"
         else:
             href = make_message_href(self._memory.uid, conversation_uid, exchange, shown_message.seq)
@@ -374,12 +375,13 @@ class RemainingTexts:
         )
 
 
-def _make_record_of_rest(rest: Sequence[MessageRecord], *, is_reply: bool) -> RemainingRecord:
+def _make_record_of_rest(rest: Sequence[MessageRecord]) -> RemainingRecord:
     """Returns the record of the other messages of an exchange, with their numbers unless there are many of them."""
     if len(rest) == 1:
-        return RemainingRecord(
-            f"Its {'reply' if is_reply else 'question'}: message {rest[0].seq}.", kind="turn"
-        )
+        [record] = rest
+        name = "What a tool returned for it" if record.role in RESULT_ROLES else "Its question"
+        name = "Its reply" if record.role == "assistant" else name
+        return RemainingRecord(f"{name}: message {record.seq}.", kind="turn")
     if len(rest) > _MAX_NUMBERS:
         return RemainingRecord(f"What came with it: {len(rest)} messages.", kind="rest")
     numbers = ", ".join(str(record.seq) for record in rest)

@@ -955,6 +955,24 @@ def test_a_preview_names_all_messages_that_came_with_one(
     back = quote(f"{memory}/words?q=allergic", safe="")
     shown = plain(page(operator, f"{memory}/forget?message=2&back={back}"))
     assert "“I am allergic to peanuts.” has the words, right or wrong Forget message 1 instead" in shown
+    # Messages without the words are not offered with one that has them.
+    back = quote(f"{memory}/words?q=peanuts", safe="")
+    shown = plain(page(operator, f"{memory}/forget?message=1&back={back}"))
+    assert "“Noted: no peanuts.” has the words, right or wrong Forget message 3 instead" in shown
+
+
+def test_a_preview_of_a_reply_names_the_result_of_a_tool(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    upstream.queue(call_tools(Call("read_heat")), say("It is warm."))
+    tools = [{"type": "function", "function": {"name": "read_heat"}}]
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice"}, tools=tools)
+    chat.say("How warm is it?")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "30 degrees")
+    chat.go_on()
+    memory = f"m/{memory_of(operator.world, 'alice').uid}"
+    shown = plain(page(operator, f"{memory}/forget?message=4"))
+    assert "What a tool returned for it: message 3. “30 degrees” Forget both" in shown
 
 
 def test_a_preview_counts_the_messages_of_a_long_list_that_came_with_one(operator: Operator) -> None:
