@@ -113,20 +113,20 @@ class BackgroundResponses:
         shown_json = orjson.dumps(response.shown)
         with map_store_errors():
             try:
-                accepted = await self.services.store.responses.accept(
+                accepted_response = await self.services.store.responses.accept(
                     draft, agent.scope.project, RESPONSE_JOB, job_key, response.request, shown_json
                 )
             except StaleWrite:
                 self.services.store.agents.uncache(agent.scope)
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
-        reservation = self.services.limiter.pop_reservation(receipt) if accepted.is_new else None
-        self.maker.note_accepted(accepted.run.id, request_context, reservation)
+        reservation = self.services.limiter.pop_reservation(receipt) if accepted_response.is_new else None
+        self.maker.note_accepted(accepted_response.run.id, request_context, reservation)
         # A digest that comes again moves to the end: the first one is dropped.
         self._answered_requests.pop(response.digest, None)
         self._answered_requests[response.digest] = _AnsweredRequest(response.created_at, response.tag)
         if len(self._answered_requests) > MAX_ACCEPTED_RESPONSES:
             del self._answered_requests[next(iter(self._answered_requests))]
-        return accepted
+        return accepted_response
 
     def find_accepted_tag(self, digest: bytes) -> str | None:
         """Returns the tag of a response that this process has lately accepted for the same request, if any."""

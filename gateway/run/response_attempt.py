@@ -100,10 +100,10 @@ class ResponseAttempt:
             await self._ending.fail(FORGOTTEN_ERROR)
             return
         with self.services.receipts.work(identity.project, kind="response", key_id=request.key_id) as receipt:
-            accepted = self.find_accepted_response()
-            if accepted is not None and accepted.reservation.amounts:
-                self.services.limiter.assign_reservation(receipt, accepted.reservation)
-                accepted.reservation = LimitReservation()
+            accepted_response = self.find_accepted_response()
+            if accepted_response is not None and accepted_response.reservation.amounts:
+                self.services.limiter.assign_reservation(receipt, accepted_response.reservation)
+                accepted_response.reservation = LimitReservation()
             await self._answer(request, identity, receipt, record)
 
     async def _answer(
@@ -155,8 +155,8 @@ class ResponseAttempt:
                 has_begun=self.log.has_events,
             )
             request_context = RequestContext((), project)
-            if (accepted := self.find_accepted_response()) is not None:
-                request_context = accepted.request_context
+            if (accepted_response := self.find_accepted_response()) is not None:
+                request_context = accepted_response.request_context
             await self.services.chat.answer(
                 request.chat,
                 request_context,

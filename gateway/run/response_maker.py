@@ -134,8 +134,8 @@ class ResponseMaker:
 
     def _drop(self, run_row: int) -> None:
         """Drops what this process holds of a response that has ended. run_row: the row of its run."""
-        if (accepted := self._accepted.pop(run_row, None)) is not None:
-            self.services.limiter.release_reservation(accepted.reservation)
+        if (accepted_response := self._accepted.pop(run_row, None)) is not None:
+            self.services.limiter.release_reservation(accepted_response.reservation)
         self._left_at.pop(run_row, None)
 
     async def drop_ended(self) -> None:

@@ -64,11 +64,14 @@ class TreeMemory:
                 error.message,
             )
             snapshot = None
-        read = context.snapshot
-        if snapshot is not None and (snapshot.blocks, snapshot.edits) != (read.blocks, read.edits):
+        read_snapshot = context.snapshot
+        if snapshot is not None and (snapshot.blocks, snapshot.edits) != (
+            read_snapshot.blocks,
+            read_snapshot.edits,
+        ):
             # Another writer has changed the blocks meanwhile, so the turn's edits are applied to the new values.
-            read = replace(read, blocks=snapshot.blocks, edits=snapshot.edits)
-            self.context = context = replace(context, snapshot=read)
+            read_snapshot = replace(read_snapshot, blocks=snapshot.blocks, edits=snapshot.edits)
+            self.context = context = replace(context, snapshot=read_snapshot)
             self.block_edits.reapply(read_blocks_on_path(context.request.spec, snapshot, context.path))
         texts, shown_blocks = self.block_edits.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
@@ -76,8 +79,8 @@ class TreeMemory:
             note = render_note(
                 (), texts, self.keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
             ).rstrip()
-            last = max(answers)
-            answers[last] = replace(answers[last], changes=note, shown=shown_blocks)
+            last_index = max(answers)
+            answers[last_index] = replace(answers[last_index], changes=note, shown=shown_blocks)
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
         raise AssertionError("an exchange of a tree is written as a whole")

@@ -206,7 +206,7 @@ class RunStarter:
             return None
         # The newest reply first: if the process is killed in between, the next request cuts the others.
         for step in reversed(barge_in.cut_steps):
-            edit = partial(cut_reply, heard=step.heard)
+            edit = partial(cut_reply, heard_text=step.heard)
             try:
                 await self._keeper.store.messages.rewrite(context.agent, step.exchange.reply_seq, edit)
             except (NotFound, StaleWrite):

@@ -91,9 +91,9 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         return
     atoms, starts = _list_path_atoms(path)
     last_index = {atom: i for i, atom in enumerate(atoms)}
-    pending = [(sibling, starts[exchange_id]) for sibling, exchange_id in siblings]
-    while pending:
-        other, start = pending.pop()
+    remaining_siblings = [(sibling, starts[exchange_id]) for sibling, exchange_id in siblings]
+    while remaining_siblings:
+        other, start = remaining_siblings.pop()
         if is_tombstone(other) or other.redactions:
             continue
         end = _find_end_of(other, atoms, last_index, start)
@@ -102,7 +102,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         # Edits that are not in the blocks yet belong to this exchange alone.
         if other.ended is not None and (other.merged or not other.edits):
             tree.change(other.id, superseded=True)
-        pending += [(child, end) for child in tree.list_children(other)]
+        remaining_siblings += [(child, end) for child in tree.list_children(other)]
 
 
 class _PathAtoms(NamedTuple):
@@ -258,20 +258,20 @@ def mark_continued(tree: Tree, exchange: Exchange) -> None:
 def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
     """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
-    pending = [tree.by_id[i] for i in tree.changed_ids]
-    if any(tree.locate_turn_start(other).parent is None for other in pending):
-        pending += [
+    remaining_exchanges = [tree.by_id[i] for i in tree.changed_ids]
+    if any(tree.locate_turn_start(other).parent is None for other in remaining_exchanges):
+        remaining_exchanges += [
             other
             for other in tree
             if other.parent is None and other.conversation_row == exchange.conversation_row
         ]
-    active: dict[int, bool] = {}
-    while pending:
-        other = pending.pop()
-        if other.id not in active:
-            active[other.id] = tree.is_active(other, is_named=is_named)
-            pending += filter(tree.is_mid_turn, tree.list_children(other))
-    for i, is_active in active.items():
+    flags: dict[int, bool] = {}
+    while remaining_exchanges:
+        other = remaining_exchanges.pop()
+        if other.id not in flags:
+            flags[other.id] = tree.is_active(other, is_named=is_named)
+            remaining_exchanges += filter(tree.is_mid_turn, tree.list_children(other))
+    for i, is_active in flags.items():
         if is_active != tree.by_id[i].active:
             tree.change(i, active=is_active)
 

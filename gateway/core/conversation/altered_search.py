@@ -94,12 +94,12 @@ class AlteredSearch:
             if each.parent is None and not each.inputs and self._may_be_meant(each)
         ]
         tree.contents.group(greetings)
-        heard = join_heard_letters("".join(map(listing.read_text, range(end))))
+        heard_letters = join_heard_letters("".join(map(listing.read_text, range(end))))
         possible_greetings = [
             each
             for each in greetings
             if is_tombstone(each)
-            or is_beginning(heard, join_letters(read_text(tree.contents.get(each).shown_reply or {})))
+            or is_beginning(heard_letters, join_letters(read_text(tree.contents.get(each).shown_reply or {})))
         ]
         if not possible_greetings:
             return None
@@ -117,9 +117,9 @@ class AlteredSearch:
         tree, listing = self._tree, self._query.listing
         inputs = tuple(listing.atoms[self._start : begin])
         reply = "".join(listing.read_text(i) for i in range(begin, end))
-        heard = join_heard_letters(reply)
+        heard_letters = join_heard_letters(reply)
         same_questions = [candidate for candidate in self._candidates if self._has_inputs(candidate, inputs)]
-        similar = self._list_similar(heard, same_questions, letters)
+        similar = self._list_similar(heard_letters, same_questions, letters)
         similar_ids = {candidate.id for candidate in similar}
         # The best evidence is question and reply together.
         best_candidates = [candidate for candidate in same_questions if candidate.id in similar_ids]
@@ -155,7 +155,7 @@ class AlteredSearch:
         ]
 
     def _list_similar(
-        self, heard: str, same_questions: Sequence[Exchange], letters: Mapping[int, str]
+        self, heard_letters: str, same_questions: Sequence[Exchange], letters: Mapping[int, str]
     ) -> list[Exchange]:
         """Returns the candidates with a reply that begins with the heard letters, or that was extended to them.
 
@@ -165,12 +165,12 @@ class AlteredSearch:
         with_beginning = [
             candidate
             for candidate in self._candidates
-            if candidate.id in letters and is_beginning(heard, letters[candidate.id])
+            if candidate.id in letters and is_beginning(heard_letters, letters[candidate.id])
         ]
         with_extension = [
             candidate
             for candidate in same_questions
-            if self._was_extended(candidate, heard, letters.get(candidate.id, ""))
+            if self._was_extended(candidate, heard_letters, letters.get(candidate.id, ""))
         ]
         return with_beginning + with_extension
 
@@ -192,25 +192,25 @@ class AlteredSearch:
         if not candidates:
             return None
         tree.contents.group(candidates)
-        heard = join_heard_letters("".join(listing.read_text(i) for i in range(begin, end)))
+        heard_letters = join_heard_letters("".join(listing.read_text(i) for i in range(begin, end)))
         prefilled_exchanges = [
-            exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)
+            exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard_letters)
         ]
         return max(prefilled_exchanges, key=tree.make_recency_key, default=None)
 
-    def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
+    def _is_prefilled_reply(self, exchange: Exchange, heard_letters: str) -> bool:
         """Returns whether the heard letters are a reply with its first words, and not the first words alone."""
         content = self._tree.contents.get(exchange)
         prefill = join_letters("".join(map(read_text, (content.messages or [])[-count_prefill(exchange) :])))
-        if len(heard) <= len(prefill):
+        if len(heard_letters) <= len(prefill):
             return False
         reply = join_letters(read_text(content.shown_reply or {}))
         is_fresh = self._may_be_meant(exchange)
         # If the reply came back in this form before, it has its first words already.
         return any(
-            heard == whole
-            or (is_fresh and is_beginning(heard, whole))
-            or self._was_extended(exchange, heard, whole)
+            heard_letters == whole
+            or (is_fresh and is_beginning(heard_letters, whole))
+            or self._was_extended(exchange, heard_letters, whole)
             for whole in (prefill + reply, reply)
         )
 
@@ -236,13 +236,15 @@ class AlteredSearch:
             exchanges = list(tree)
         else:
             exchanges = []
-            pending = tree.list_children(self._match_point)
-            while pending:
-                exchange = pending.pop()
+            remaining_exchanges = tree.list_children(self._match_point)
+            while remaining_exchanges:
+                exchange = remaining_exchanges.pop()
                 exchanges.append(exchange)
                 children = tree.list_children(exchange)
                 is_continued = tree.is_continued(exchange)
-                pending += [child for child in children if not is_continued or tree.is_mid_turn(child)]
+                remaining_exchanges += [
+                    child for child in children if not is_continued or tree.is_mid_turn(child)
+                ]
         return [
             exchange
             for exchange in exchanges

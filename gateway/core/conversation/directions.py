@@ -71,12 +71,14 @@ def insert_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     replaced_from = len(messages) + 1
     for inputs, reply, directions in reversed(turns):
         end -= len(reply)
-        indexed = [(max(end - following_count, 0), message) for following_count, message in directions]
-        for index, message in reversed(indexed):
+        indexed_directions = [
+            (max(end - following_count, 0), message) for following_count, message in directions
+        ]
+        for index, message in reversed(indexed_directions):
             if index < replaced_from:
                 directions_before.setdefault(index, []).insert(0, message)
         if any(following_count > len(inputs) for following_count, _ in directions):
-            replaced_from = min(replaced_from, indexed[0][0])
+            replaced_from = min(replaced_from, indexed_directions[0][0])
         end -= len(inputs)
     path: list[WireMessage] = []
     for index in range(len(messages) + 1):

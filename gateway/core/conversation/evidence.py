@@ -44,8 +44,10 @@ def has_same_question(tree: Tree, exchange: Exchange, listing: HashedList, quest
     if listing.read_role(question_index) != "user":
         return bool(exchange.inputs) and not is_user(exchange.inputs[-1])
     text = listing.read_text(question_index)
-    if (in_place := IN_PLACE.match(text)) and not text[in_place.end() :].strip():
+    if (replacement := IN_PLACE.match(text)) and not text[replacement.end() :].strip():
         return True
-    stored = tree.read_question(exchange)
-    listed = without_space(text)
-    return bool(stored and listed) and (stored in listed or listed in stored)
+    stored_question = tree.read_question(exchange)
+    client_question = without_space(text)
+    if not stored_question or not client_question:
+        return False
+    return stored_question in client_question or client_question in stored_question

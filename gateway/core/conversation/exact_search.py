@@ -274,7 +274,7 @@ class ExactSearch:
 
         return sorted(occurrences, key=rank)[-_MAX_COMPARED:]
 
-    def _is_evident(self, best: _Candidate) -> bool:
+    def _is_evident(self, candidate: _Candidate) -> bool:
         """Returns whether a reply is the stored one, and not another with the same words.
 
         A long reply is evidence enough, and so is a path that is the whole list. For a short reply the question has to
@@ -283,19 +283,20 @@ class ExactSearch:
         """
         tree = self._tree
         listing = self._query.listing
-        exchange = best.exchange
-        if best.rank.is_whole:
+        exchange = candidate.exchange
+        if candidate.rank.is_whole:
             return True
-        if best.rank.likeness < 0 and (
-            self._has_reply_within(best) or has_question_within(tree, exchange, listing, best.span.first)
+        if candidate.rank.likeness < 0 and (
+            self._has_reply_within(candidate)
+            or has_question_within(tree, exchange, listing, candidate.span.first)
         ):
             return False
         if exchange.size >= LONG_REPLY_CHARS:
             return True
-        if best.rank.likeness < 0 and self._leads_elsewhere(best):
+        if candidate.rank.likeness < 0 and self._leads_elsewhere(candidate):
             return False
-        last_question = [i for i in range(best.span.first) if is_question(listing.atoms[i])][-1:]
-        if any(listing.atoms[i][0] in _find_answered_atoms(best.elements) for i in last_question):
+        last_question = [i for i in range(candidate.span.first) if is_question(listing.atoms[i])][-1:]
+        if any(listing.atoms[i][0] in _find_answered_atoms(candidate.elements) for i in last_question):
             return True
         if not self._query.is_named:
             return False
@@ -307,13 +308,13 @@ class ExactSearch:
         )
         return all(has_same_question(tree, exchange, listing, i) for i in last_question)
 
-    def _has_reply_within(self, best: _Candidate) -> bool:
+    def _has_reply_within(self, candidate: _Candidate) -> bool:
         """Returns whether the list has a stored reply among the messages that the best candidate answers.
 
         The later messages were sent while that reply was still spoken, and the list goes on from it (LiveKit, if the
         user types).
         """
-        exchange = best.exchange
+        exchange = candidate.exchange
         for _, occurrences in self._find_occurrences():
             for span, other in occurrences:
                 count = len(other.inputs)
@@ -324,17 +325,17 @@ class ExactSearch:
                 )
                 if (
                     is_beginning
-                    and span.last < best.span.first
+                    and span.last < candidate.span.first
                     and self._query.listing.atoms[span.last + 1] == exchange.inputs[count]
                 ):
                     return True
         return False
 
-    def _leads_elsewhere(self, best: _Candidate) -> bool:
+    def _leads_elsewhere(self, candidate: _Candidate) -> bool:
         """Returns whether the list begins word for word with the path of an exchange that is not on the best path."""
-        own_path_hashes = {element.exchange.path_hash for element in best.elements}
+        own_path_hashes = {element.exchange.path_hash for element in candidate.elements}
         for _, occurrences in self._find_occurrences():
-            earlier_occurrences = [each for each in occurrences if each.end < best.span.first]
+            earlier_occurrences = [each for each in occurrences if each.end < candidate.span.first]
             client_path_hashes = {
                 each.exchange.path_hash
                 for each in earlier_occurrences

@@ -44,22 +44,22 @@ def without_fillers(message: WireMessage) -> WireMessage:
     if PRIVATE not in message or not (spans := read_filler_spans(message)):
         return message
     text = read_text(message)
-    joined = ""
+    text_before = ""
     position = 0
     for start, end in spans:
-        joined = _join_around(joined, text[position:start])
+        text_before = _join_around(text_before, text[position:start])
         position = max(position, end)
-    return {**message, "content": _join_around(joined, text[position:])}
+    return {**message, "content": _join_around(text_before, text[position:])}
 
 
 def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
     """Returns a copy of a reply without fillers and thoughts. Another message is returned as it is."""
     if message.get("role") != "assistant":
         return message
-    bare = without_fillers(message)
-    text = bare.get("content")
+    visible_message = without_fillers(message)
+    text = visible_message.get("content")
     content = without_thoughts(text) if isinstance(text, str) else text
-    return bare if content is text else {**bare, "content": content}
+    return visible_message if content is text else {**visible_message, "content": content}
 
 
 def with_fillers_of(message: WireMessage, stored_message: Mapping[str, Any]) -> WireMessage:

@@ -338,12 +338,12 @@ class _HeadSearch:
 
     def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
         """Returns the index of the last message with the same report as the first `count` messages of the list."""
-        heard = join_heard_letters("".join(map(self._listing.read_text, range(count))))
+        heard_letters = join_heard_letters("".join(map(self._listing.read_text, range(count))))
         indices = (
             i
             for i, message in enumerate(messages)
             if message.get("role") == "assistant"
-            and is_beginning(heard, join_heard_letters(read_text(message)))
+            and is_beginning(heard_letters, join_heard_letters(read_text(message)))
         )
         return max(indices, default=None)
 
@@ -480,8 +480,8 @@ def _find_last_touched(tree: Tree) -> Exchange | None:
 
     A turn off the record is on no path, so the next turn goes on from the exchange before it.
     """
-    touched = tree.list_touched_times()
-    newest_first = sorted(tree, key=lambda each: (touched[each.id], each.begun, each.id), reverse=True)
+    touched_times = tree.list_touched_times()
+    newest_first = sorted(tree, key=lambda each: (touched_times[each.id], each.begun, each.id), reverse=True)
     return next((each for each in newest_first if _is_on_path(tree, each) and _is_end(tree, each)), None)
 
 
@@ -512,7 +512,7 @@ def was_heard(
     end: the index after the last one.
     min_letters: the fewest letters that count as a part of a reply.
     """
-    heard = join_heard_letters("".join(map(listing.read_text, range(start, end))))
+    heard_letters = join_heard_letters("".join(map(listing.read_text, range(start, end))))
     return is_beginning(
-        heard, join_letters(read_text(tree.contents.get(exchange).shown_reply or {})), min_letters
+        heard_letters, join_letters(read_text(tree.contents.get(exchange).shown_reply or {})), min_letters
     )

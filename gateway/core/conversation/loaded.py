@@ -65,10 +65,11 @@ def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
 
     last_at: the time of the conversation's last message, in seconds since the epoch.
     """
-    latest = max(tree, key=read_moved_at)
-    return read_moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(
-        exchange.id for exchange in path
-    )
+    latest_exchange = max(tree, key=read_moved_at)
+    return read_moved_at(latest_exchange) >= last_at and not {
+        latest_exchange.id,
+        latest_exchange.parent,
+    }.isdisjoint(exchange.id for exchange in path)
 
 
 def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_root: bool) -> bool:

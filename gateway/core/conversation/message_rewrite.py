@@ -63,26 +63,28 @@ def _rewrite_reply(exchange: Exchange, text: str) -> Exchange:
     )
 
 
-def cut_reply(exchange: Exchange, heard: str) -> Exchange:
-    """Returns the exchange with the heard part of its reply; its path stays. heard: that part; "": nothing was heard.
+def cut_reply(exchange: Exchange, heard_text: str) -> Exchange:
+    """Returns the exchange with the heard part of its reply; its path stays.
 
     If nothing was heard, the exchange loses its reply. But a reply with calls stays: the calls were made, and the next
     exchange may have their results.
+
+    heard_text: the text of that part; "": nothing was heard.
     """
     shown_reply = orjson.loads(exchange.shown_reply or b"{}")
     full_reply = FullReply.parse(exchange)
-    heard_reply = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
+    heard_reply = {**without_private_fields(shown_reply, "fillers"), "content": heard_text or None}
     heard_reply = with_fillers_of(heard_reply, shown_reply)
     text = read_text(without_fillers(heard_reply))
     if _has_calls_to_retain(full_reply, shown_reply):
-        full_reply = full_reply and full_reply.with_reply(_cut_calling_message(full_reply.reply, heard))
+        full_reply = full_reply and full_reply.with_reply(_cut_calling_message(full_reply.reply, heard_text))
     elif text or has_open_calls(exchange):
         full_reply = full_reply and full_reply.with_text(text)
     else:
         return _without_reply(exchange)
     return replace(
         exchange,
-        size=len(without_space(heard)),
+        size=len(without_space(heard_text)),
         shown_reply=orjson.dumps(heard_reply),
         full_reply=None if full_reply is None else orjson.dumps(full_reply.fields),
     )
@@ -95,11 +97,11 @@ def _has_calls_to_retain(full_reply: FullReply | None, shown_reply: WireMessage)
     return bool(full_reply.reply.get("tool_calls")) and not full_reply.text_calls
 
 
-def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
+def _cut_calling_message(message: WireMessage, heard_text: str) -> WireMessage:
     """Returns a message with calls, and with the heard part of its text or, if it has no text, of its filler."""
     if read_text(message):
-        return {**message, "content": heard or None}
-    return with_private(without_private_fields(message, "filler"), filler=heard or None)
+        return {**message, "content": heard_text or None}
+    return with_private(without_private_fields(message, "filler"), filler=heard_text or None)
 
 
 def _without_reply(exchange: Exchange) -> Exchange:

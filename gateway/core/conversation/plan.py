@@ -300,5 +300,5 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     reply = without_space(read_text(tree.contents.get(last_exchange).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
-    text_before, quoted, text_after = without_space(read_text(own_messages[0])).partition(question)
-    return bool(quoted) and reply in text_after and len(text_before) + len(text_after) > len(reply)
+    text_before, quotation, text_after = without_space(read_text(own_messages[0])).partition(question)
+    return bool(quotation) and reply in text_after and len(text_before) + len(text_after) > len(reply)

@@ -200,17 +200,20 @@ class Tree:
     def list_path_elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
         """Returns the path to the exchange, message by message."""
         # Cached, since one rule after the other asks for the same path, which may be thousands of messages long.
-        uncached: list[Exchange] = []
+        uncached_exchanges: list[Exchange] = []
         path: tuple[PathElement, ...] = ()
         ancestor = exchange
         while ancestor is not None:
-            if (cached := self._caches.elements.get(ancestor.id)) is not None:
-                path = cached
+            if (cached_path := self._caches.elements.get(ancestor.id)) is not None:
+                path = cached_path
                 break
-            uncached.append(ancestor)
+            uncached_exchanges.append(ancestor)
             ancestor = self.find_parent(ancestor)
-        if exchange is not None and uncached:
-            path = (*path, *(element for each in reversed(uncached) for element in _split_exchange(each)))
+        if exchange is not None and uncached_exchanges:
+            path = (
+                *path,
+                *(element for each in reversed(uncached_exchanges) for element in _split_exchange(each)),
+            )
             self._caches.elements[exchange.id] = path
         return path
 
@@ -266,13 +269,13 @@ class Tree:
 
         Each gets its own result in the cache, so a turn of a thousand rounds is walked once, not once for each round.
         """
-        uncached, pending = [], [exchange]
-        while pending:
-            descendant = pending.pop()
+        uncached_exchanges, remaining_exchanges = [], [exchange]
+        while remaining_exchanges:
+            descendant = remaining_exchanges.pop()
             if descendant.id not in cache:
-                uncached.append(descendant)
-                pending += self._list_turn_children(descendant)
-        return uncached[::-1]
+                uncached_exchanges.append(descendant)
+                remaining_exchanges += self._list_turn_children(descendant)
+        return uncached_exchanges[::-1]
 
     def is_continued(self, exchange: Exchange) -> bool:
         """Returns whether the next turn has finished on the turn of the exchange."""

@@ -189,10 +189,10 @@ def make_shown_reply(full_reply: Sequence[WireMessage], gateway_call_ids: Contai
 
 def join_texts(texts: Iterable[str]) -> str:
     """Joins the texts of several messages into one."""
-    joined = ""
+    joined_text = ""
     for text in texts:
-        joined += choose_separator(joined, text) + text
-    return joined
+        joined_text += choose_separator(joined_text, text) + text
+    return joined_text
 
 
 def choose_separator(before: object, after: object) -> str:

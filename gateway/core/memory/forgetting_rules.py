@@ -172,16 +172,16 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     """
     if message.get("role") != "tool":
         return message
-    text = read_text(message)
-    own = text[: find_own_length(message)]
-    changes = text[len(own) :]
+    whole_text = read_text(message)
+    own_text = whole_text[: find_own_length(message)]
+    changes = whole_text[len(own_text) :]
     is_search = calls is not None and calls.get(read_result_id(message)) in _SEARCHING_TOOLS
-    if calls is None or (is_search and may_quote(own, erased)):
+    if calls is None or (is_search and may_quote(own_text, erased)):
         return {**without_private(message), "content": _FORGOTTEN_RESULT}
     if may_quote(changes, erased):
         return {
             **without_private_fields(message, "own_length", LEGACY_OWN_LENGTH, "shown_blocks"),
-            "content": own,
+            "content": own_text,
         }
     return message
 

@@ -64,26 +64,26 @@ def _ends_with_prompt(body: Mapping[str, Any]) -> bool:
 
 
 def choose_tool_names(
-    enabled: Iterable[str], client_names: Collection[str], earlier: Mapping[str, str] | None = None
+    enabled: Iterable[str], client_names: Collection[str], earlier_tools: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Returns the tools that one request offers: offered name -> canonical tool. {}: the request gets no `tools`.
 
     enabled: the canonical names, in the order of the profile.
     client_names: the names of the client's own tools.
-    earlier: the canonical tools by their offered names, from the first offer in this conversation. These names stay; if
-        a tool of the client's has taken one of them since, no tool is offered. None: no tool was offered yet.
+    earlier_tools: the canonical tools by their offered names, from the first offer in this conversation. These names
+        stay; if a tool of the client's has taken one of them since, no tool is offered. None: no tool was offered yet.
     """
-    if earlier:
-        if any(name in client_names for name in earlier):
+    if earlier_tools:
+        if any(name in client_names for name in earlier_tools):
             return {}
-        allowed = frozenset(enabled)
-        return {name: tool for name, tool in earlier.items() if tool in allowed}
-    offered: dict[str, str] = {}
+        enabled_names = frozenset(enabled)
+        return {name: tool for name, tool in earlier_tools.items() if tool in enabled_names}
+    offered_tools: dict[str, str] = {}
     for tool in enabled:
         if tool not in MEMORY_TOOLS:
             continue
         name = tool
-        while name in client_names or name in offered:
+        while name in client_names or name in offered_tools:
             name = PREFIX + name
-        offered[name] = tool
-    return offered
+        offered_tools[name] = tool
+    return offered_tools

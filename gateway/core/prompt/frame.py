@@ -25,8 +25,8 @@ def without_frame(text: str) -> str:
     words = _without_added(text)
     if question := _read_question_in_template(words.strip()):
         words = question
-    elif replaced := IN_PLACE.match(text):
-        words = _without_added(text[replaced.end() :])
+    elif replacement := IN_PLACE.match(text):
+        words = _without_added(text[replacement.end() :])
     before_line, line_begin, line = words.rpartition(_RUNTIME_BEGIN)
     if line_begin and _RUNTIME_SESSION in line and "\n" not in line:
         words = before_line

@@ -136,9 +136,9 @@ class BodyEdit:
             origins += [None] * len(self._inserted_messages.get(index, ()))
             if index < count:
                 origins += [index] * len(self._replacements.get(index, (None,)))
-        leading = self._replacements.get(0, client_messages[:1])
-        begins_with_new = bool(self._system_texts) and self._append_system_texts(leading) is None
-        return [None, *origins] if begins_with_new else origins
+        leading_messages = self._replacements.get(0, client_messages[:1])
+        adds_first_message = bool(self._system_texts) and self._append_system_texts(leading_messages) is None
+        return [None, *origins] if adds_first_message else origins
 
     @property
     def _edits_messages(self) -> bool:
@@ -177,9 +177,9 @@ class BodyEdit:
         replacements = dict(self._replacements)
         edited_messages: list[Json] = []
         if self._system_texts:
-            leading = replacements.get(0, messages[:1])
-            if (extended := self._append_system_texts(leading)) is not None:
-                replacements[0] = extended
+            leading_messages = replacements.get(0, messages[:1])
+            if (extended_messages := self._append_system_texts(leading_messages)) is not None:
+                replacements[0] = extended_messages
             else:
                 edited_messages = [{"role": "system", "content": "\n\n".join(self._system_texts)}]
         start = 0

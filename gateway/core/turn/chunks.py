@@ -56,8 +56,8 @@ def make_delta(choice: Json) -> Json:
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return message
-    indexed = [{**call, "index": n} if isinstance(call, dict) else call for n, call in enumerate(calls)]
-    return {**message, "tool_calls": indexed}
+    indexed_calls = [{**call, "index": n} if isinstance(call, dict) else call for n, call in enumerate(calls)]
+    return {**message, "tool_calls": indexed_calls}
 
 
 def has_content(delta: Mapping[str, Any]) -> bool:

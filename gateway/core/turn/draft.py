@@ -248,31 +248,32 @@ def join_messages(messages: Iterable[Json]) -> Json:
 
     messages: the messages, oldest first.
     """
-    joined: Json = {}
+    joined_message: Json = {}
     calls: list[Json] = []
     fillers: list[FillerSpan] = []
     for message in messages:
-        text_before, text = read_text(joined), read_text(message)
+        text_before, text = read_text(joined_message), read_text(message)
         # The offset at which the message's text begins in the joined text.
         start_offset = len(text_before) + len(choose_separator(text_before, text))
         for key, value in message.items():
             if key == "tool_calls":
                 calls.extend(value)
             elif value is None:
-                joined.setdefault(key, None)
+                joined_message.setdefault(key, None)
             elif key == "content":
-                joined[key] = _concatenate(joined.get(key), value, choose_separator(joined.get(key), value))
+                content = joined_message.get(key)
+                joined_message[key] = _concatenate(content, value, choose_separator(content, value))
             elif key == PRIVATE:
                 fillers += [
                     FillerSpan(start_offset + start, start_offset + end)
                     for start, end in read_filler_spans(message)
                 ]
             else:
-                merge_field(joined, key, value)
-    joined["content"] = joined.get("content") or _choose_empty_content(joined, calls)
+                merge_field(joined_message, key, value)
+    joined_message["content"] = joined_message.get("content") or _choose_empty_content(joined_message, calls)
     if calls:
-        joined["tool_calls"] = calls
-    return with_filler_spans(joined, fillers)
+        joined_message["tool_calls"] = calls
+    return with_filler_spans(joined_message, fillers)
 
 
 def _choose_empty_content(message: Json, calls: Sequence[Json]) -> str | None:
@@ -280,13 +281,13 @@ def _choose_empty_content(message: Json, calls: Sequence[Json]) -> str | None:
     return None if calls or message.get("function_call") or message.get("refusal") else ""
 
 
-def _concatenate(content: Any, more: Any, separator: str = "") -> Any:
+def _concatenate(content: Any, more_content: Any, separator: str = "") -> Any:
     """Returns content followed by more content; either may be text or a list of parts."""
-    if not content or not more:
-        return copy_json(content or more)
-    if isinstance(content, str) and isinstance(more, str):
-        return content + separator + more
-    return [*_list_parts(content), *_list_parts(more)]
+    if not content or not more_content:
+        return copy_json(content or more_content)
+    if isinstance(content, str) and isinstance(more_content, str):
+        return content + separator + more_content
+    return [*_list_parts(content), *_list_parts(more_content)]
 
 
 def _list_parts(content: Any) -> list[Any]:

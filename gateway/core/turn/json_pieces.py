@@ -43,22 +43,22 @@ def copy_json(value: Any) -> Any:
     return marshal.loads(marshal.dumps(value)) if isinstance(value, dict | list) else value
 
 
-def _merge_list(old: list[Any], new: list[Any]) -> None:
+def _merge_list(old_items: list[Any], new_items: list[Any]) -> None:
     """Merges each new item into the item that it continues (reasoning details come in pieces), or appends it."""
-    for item in new:
-        begun_item = _find_begun(old, item)
+    for item in new_items:
+        begun_item = _find_begun(old_items, item)
         if begun_item is None:
-            old.append(copy_json(item))
+            old_items.append(copy_json(item))
         else:
             for key, value in item.items():
                 merge_field(begun_item, key, value)
 
 
-def _find_begun(old: list[Any], item: Any) -> Json | None:
+def _find_begun(old_items: list[Any], item: Any) -> Json | None:
     """Returns the old item that `item` continues, by its `index` and `type`, or None."""
     if not isinstance(item, dict) or not isinstance(item.get("index"), int):
         return None
-    for old_item in old[-_NEAR_ITEMS:]:
+    for old_item in old_items[-_NEAR_ITEMS:]:
         if (
             isinstance(old_item, dict)
             and old_item.get("index") == item["index"]

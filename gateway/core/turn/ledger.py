@@ -72,17 +72,17 @@ class Ledger(Struct, frozen=True):
 EMPTY_LEDGER: Final = Ledger()
 
 
-def _add_details(earlier: Any, last: Any) -> Json:
+def _add_details(earlier_details: Any, last_details: Any) -> Json:
     """Returns the field with the details of the completions added up; no field if one of the two is unreadable.
 
     Details that are no numbers are those of the last round.
     """
-    if not isinstance(earlier, dict) or not (isinstance(last, dict) or last is None):
+    if not isinstance(earlier_details, dict) or not (isinstance(last_details, dict) or last_details is None):
         return {}
-    last = last or {}
+    last_details = last_details or {}
     sums = {
-        key: read_token_count(earlier, key) + read_token_count(last, key)
-        for key in earlier.keys() & last.keys()
-        if isinstance(earlier[key], int) and isinstance(last[key], int | None)
+        key: read_token_count(earlier_details, key) + read_token_count(last_details, key)
+        for key in earlier_details.keys() & last_details.keys()
+        if isinstance(earlier_details[key], int) and isinstance(last_details[key], int | None)
     }
-    return {_DETAILS: {**earlier, **last, **sums}}
+    return {_DETAILS: {**earlier_details, **last_details, **sums}}

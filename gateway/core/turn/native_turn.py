@@ -115,8 +115,8 @@ class NativeTurn:
         """Answers with a whole reply or error, and saves the turn."""
         if not 200 <= self._status < 300:
             is_refused = is_permanent_refusal(self._status, body)
-            whole = commands.SendWhole(self._status, self._headers, body)
-            return [whole, *self._save_unfinished(End.FAILED, is_refused=is_refused), commands.FINISH]
+            error_reply = commands.SendWhole(self._status, self._headers, body)
+            return [error_reply, *self._save_unfinished(End.FAILED, is_refused=is_refused), commands.FINISH]
         self.usage.read_body(body)
         body = self._change.change_body(body)
         self._reader.read_whole(body)
@@ -137,11 +137,11 @@ class NativeTurn:
         )
         return [commands.Save(outcome)]
 
-    def _end_early(self, rest: bytes, error: GatewayError) -> list[Command]:
+    def _end_early(self, last_bytes: bytes, error: GatewayError) -> list[Command]:
         """Ends a stream that has begun to be sent. error: the reason for which the stream may lack its end."""
         is_proper_end = self._is_saved and error is not self._error
         closes = [] if is_proper_end else [commands.CloseUpstream(error)]
-        return [*self._send(rest), *closes, *self._save_unfinished(End.FAILED), commands.FINISH]
+        return [*self._send(last_bytes), *closes, *self._save_unfinished(End.FAILED), commands.FINISH]
 
     def _fail(self, error: GatewayError) -> list[Command]:
         ending = [commands.CloseUpstream(error), *self._save_unfinished(End.FAILED), commands.FINISH]

@@ -92,15 +92,15 @@ def _without_path(part: Any, path: Sequence[str | int]) -> Any:
 
     Raises: LookupError: the path leads nowhere. The library leaves empty names out of its paths.
     """
-    first, *rest = path
-    if isinstance(part, list) and isinstance(first, int):
-        inner = [_without_path(part[first], rest)] if rest else []
-        return [*part[:first], *inner, *part[first + 1 :]]
+    step, *further_steps = path
+    if isinstance(part, list) and isinstance(step, int):
+        changed_items = [_without_path(part[step], further_steps)] if further_steps else []
+        return [*part[:step], *changed_items, *part[step + 1 :]]
     if not isinstance(part, dict):
-        raise LookupError(first)
-    name = str(first)  # the library takes a name of digits for an index
+        raise LookupError(step)
+    name = str(step)  # the library takes a name of digits for an index
     others = {key: value for key, value in part.items() if key != name}
-    return {**others, name: _without_path(part[name], rest)} if rest else others
+    return {**others, name: _without_path(part[name], further_steps)} if further_steps else others
 
 
 def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:

@@ -71,9 +71,9 @@ class StringReader:
             name, last_text = pieces.pop()
             pieces.append(StringPiece(name, last_text[:-1]))
             self._pieces.append(StringPiece(name, last_text[-1]))
-        by_name = groupby(pieces, attrgetter("name"))
-        joined = ((name, "".join(piece.text for piece in same)) for name, same in by_name)
-        return [StringPiece(name, join_halves(text)) for name, text in joined if text]
+        groups = groupby(pieces, attrgetter("name"))
+        joined_texts = ((name, "".join(piece.text for piece in group)) for name, group in groups)
+        return [StringPiece(name, join_halves(text)) for name, text in joined_texts if text]
 
     def _read_structure(self, char: str) -> None:
         """Reads a character outside of strings."""

@@ -194,16 +194,16 @@ def is_empty_completion(body: bytes) -> bool:
     return not isinstance(parsed, dict) or not parsed or "choices" in parsed
 
 
-def find_error_in_first_event(first: Event) -> RevealedError | None:
+def find_error_in_first_event(first_event: Event) -> RevealedError | None:
     """Returns the error with which a stream begins; None: the stream does not begin with an error.
 
     Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
     """
-    data = first.data
+    data = first_event.data
     # Nearly every stream begins with a chunk of choices, without the word "error": it need not be parsed.
-    if data is None or (first.name != "error" and b"error" not in data and not _may_be_error(data)):
+    if data is None or (first_event.name != "error" and b"error" not in data and not _may_be_error(data)):
         return None
-    error = _find_openai_error_of_event(data, first.name)
+    error = _find_openai_error_of_event(data, first_event.name)
     if error is None:
         return None
     return RevealedError(read_error_status(error), orjson.dumps({"error": error}), error["message"])

@@ -188,8 +188,10 @@ class Retention:
         count = 0
         for project, days in [(None, self.unnamed_days), *self.retention_days.items()]:
             before = self.now() - days * DAY_S
-            while removed := await self.store.definitions.remove_unbound(project, before, _PAGE_MEMORIES):
-                count += removed
+            while removed_count := await self.store.definitions.remove_unbound(
+                project, before, _PAGE_MEMORIES
+            ):
+                count += removed_count
         return count
 
     async def _run_forgetting(self, forgetting_id: int) -> bool:

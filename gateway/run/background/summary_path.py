@@ -93,18 +93,18 @@ class SummaryPath(Struct, frozen=True):
             self._count_evicted(last_index),
         )
 
-    def _count_evicted(self, last: int) -> int:
-        """Returns the tokens that are out of the window if it begins after the exchange with the index `last`.
+    def _count_evicted(self, last_index: int) -> int:
+        """Returns the tokens that are out of the window if it begins after the exchange with the index `last_index`.
 
         The part that the window had lost before counts as it was counted then, since the path here may begin after the
         root.
         """
-        before = self.exchanges[-1].evicted
-        if before is None or before.offset > count_atoms_to_end(self.exchanges[last]):
-            return sum(size.tokens for size in self.sizes[: last + 1])
-        pairs = zip(self.exchanges[: last + 1], self.sizes, strict=False)
-        return before.tokens + sum(
-            size.tokens for exchange, size in pairs if exchange.offset >= before.offset
+        evicted_before = self.exchanges[-1].evicted
+        if evicted_before is None or evicted_before.offset > count_atoms_to_end(self.exchanges[last_index]):
+            return sum(size.tokens for size in self.sizes[: last_index + 1])
+        pairs = zip(self.exchanges[: last_index + 1], self.sizes, strict=False)
+        return evicted_before.tokens + sum(
+            size.tokens for exchange, size in pairs if exchange.offset >= evicted_before.offset
         )
 
 

@@ -163,13 +163,15 @@ def _choose_summary(room: WindowRoom, summaries: Sequence[UsableSummary]) -> Usa
     summaries: the usable summaries, the one that covers least first.
     """
     evicted, used_id = room.prompt.eviction.evicted, room.prompt.eviction.used_summary_id
-    fitting = [each for each in summaries if not room.is_over(each.first_index, each.cut)]
-    without_gap = [
-        each for each in fitting if evicted is None or each.cut.covered_atoms >= evicted.offset
-    ] or fitting
-    in_use = [each for each in without_gap if each.cut.id == used_id]
-    roomy = [each for each in without_gap if not room.is_over(each.first_index, each.cut, ROOMY_SHARE)]
-    by_preference = (*in_use, *roomy, *reversed(without_gap), *reversed(summaries))
+    fitting_summaries = [each for each in summaries if not room.is_over(each.first_index, each.cut)]
+    gapless_summaries = [
+        each for each in fitting_summaries if evicted is None or each.cut.covered_atoms >= evicted.offset
+    ] or fitting_summaries
+    summaries_in_use = [each for each in gapless_summaries if each.cut.id == used_id]
+    roomy_summaries = [
+        each for each in gapless_summaries if not room.is_over(each.first_index, each.cut, ROOMY_SHARE)
+    ]
+    by_preference = (*summaries_in_use, *roomy_summaries, *reversed(gapless_summaries), *reversed(summaries))
     return by_preference[0] if by_preference else None
 
 

@@ -87,9 +87,9 @@ class FittedWindow(Struct, frozen=True):
         shown_blocks = [each.shown for each in self.list_inserted(composition)]
         for index in sorted(composition.shown) if composition.shown else ():
             rounds = composition.replacements.get(index)
-            fitting = rounds if self.replacements is None else self.replacements.get(index)
+            fitting_rounds = rounds if self.replacements is None else self.replacements.get(index)
             # Hidden rounds that fit in part may or may not show the block.
-            if index not in self.dropped_indices and rounds == fitting:
+            if index not in self.dropped_indices and rounds == fitting_rounds:
                 shown_blocks.append(composition.shown[index])
         return combine_shown(shown_blocks, NOTHING_SHOWN)
 

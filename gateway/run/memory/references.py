@@ -248,11 +248,11 @@ class _ReferenceFiller:
         """
         messages = self._request.messages
         end = min((each for each in self._reply_indices if each >= start), default=len(messages))
-        heard = as_heard(path, messages[start:end])
-        for index in heard.repeat_indices:
+        heard_path = as_heard(path, messages[start:end])
+        for index in heard_path.repeat_indices:
             self._messages[start + index].clear()
             self._repeat_indices.add(start + index)
-        return heard.path
+        return heard_path.path
 
 
 def _with_answered_calls(reply: WireMessage, answered_ids: Collection[str]) -> WireMessage:

@@ -32,19 +32,21 @@ class VisibleContent(Struct, frozen=True):
     @classmethod
     def of(cls, context: MemoryContext, composition: Composition, window: FittedWindow) -> VisibleContent:
         """Returns the content that a prompt of these shows. composition: without this request's note."""
-        listing, dropped = context.plan.query.listing, window.dropped_indices
-        if dropped:
+        listing, dropped_indices = context.plan.query.listing, window.dropped_indices
+        if dropped_indices:
             messages = zip(listing.positions, listing.atoms, strict=True)
-            visible = {atom for position, atoms in messages if position not in dropped for atom in atoms}
+            visible_atoms = {
+                atom for position, atoms in messages if position not in dropped_indices for atom in atoms
+            }
         else:
-            visible = set(listing.list_atoms(len(listing)))
+            visible_atoms = set(listing.list_atoms(len(listing)))
         if not context.is_plain:
-            visible.update(_list_joined_reply_atoms(listing, dropped))
+            visible_atoms.update(_list_joined_reply_atoms(listing, dropped_indices))
         for each in window.list_inserted(composition):
-            visible.update(each.atoms)
+            visible_atoms.update(each.atoms)
         return cls(
             _list_verbatim_seqs(context, composition, window),
-            visible,
+            visible_atoms,
             window.list_fitting_notes(composition),
         )
 
@@ -52,7 +54,7 @@ class VisibleContent(Struct, frozen=True):
 NOTHING_VISIBLE = VisibleContent(range(0), frozenset(), ())
 
 
-def _list_joined_reply_atoms(listing: HashedList, dropped: Container[int]) -> Iterator[Atom]:
+def _list_joined_reply_atoms(listing: HashedList, dropped_indices: Container[int]) -> Iterator[Atom]:
     """Yields the hashes of the texts of successive assistant messages of a list, joined.
 
     Stored, they may be one reply: an application's own text (LiveKit's `session.say`) stands before the model's.
@@ -60,7 +62,7 @@ def _list_joined_reply_atoms(listing: HashedList, dropped: Container[int]) -> It
     for role, run in groupby(range(len(listing)), listing.read_role):
         if role != "assistant":
             continue
-        replies = [i for i in run if listing.positions[i] not in dropped]
+        replies = [i for i in run if listing.positions[i] not in dropped_indices]
         if len(replies) < 2:
             continue  # the texts of most need not be read
         # The joined texts that end with the present message: for c, after a and b, they are c, bc and abc.

@@ -64,9 +64,14 @@ class ToolAnswer(Struct, frozen=True):
 
     def dump(self) -> bytes:
         """Returns content, status, output and changed blocks as JSON, which `load` reads."""
-        plain = {"content": self.content, "status": self.status, "stdout": self.stdout, "stderr": self.stderr}
+        fields = {
+            "content": self.content,
+            "status": self.status,
+            "stdout": self.stdout,
+            "stderr": self.stderr,
+        }
         changed_blocks = [(msgspec.to_builtins(block), value) for block, value in self.changed_blocks]
-        return orjson.dumps({**plain, "changed_blocks": changed_blocks} if changed_blocks else plain)
+        return orjson.dumps({**fields, "changed_blocks": changed_blocks} if changed_blocks else fields)
 
     @classmethod
     def load(cls, data: bytes) -> ToolAnswer:

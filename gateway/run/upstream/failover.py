@@ -120,14 +120,19 @@ class Failover:
         ]
         order = order_members(members, self.now(), spread_key())
         # The route's own upstream serves the path, so there is a first candidate.
-        first, *following = [candidates[index] for index in order]
+        first_candidate, *later_candidates = [candidates[index] for index in order]
         # Candidates of rank 0 are no fallbacks: a request may wait for them. The first to be available comes first.
-        unavailable = [
+        unavailable_candidates = [
             candidates[index]
             for index in sorted(range(len(members)), key=lambda index: members[index].available_at)
             if members[index].rank == 0 and index not in order
         ]
-        return Attempts(self, Candidates(first, following, unavailable), receipt, caller_error=caller_error)
+        return Attempts(
+            self,
+            Candidates(first_candidate, later_candidates, unavailable_candidates),
+            receipt,
+            caller_error=caller_error,
+        )
 
     def make_attempts_at_first_key(
         self,

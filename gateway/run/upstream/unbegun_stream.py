@@ -65,8 +65,8 @@ class UnbegunStream(WrappedStream):
 
 def _find_failure(events: list[Event]) -> Failure | None:
     """Returns the failure that the first event with data reports, or None if no retry may help."""
-    first = next((event for event in events if event.data is not None), None)
-    error = None if first is None else find_error_in_first_event(first)
+    first_event = next((event for event in events if event.data is not None), None)
+    error = None if first_event is None else find_error_in_first_event(first_event)
     return None if error is None or error.status not in TRANSIENT_STATUSES else Failure(str(error.status))
 
 
