@@ -54,9 +54,12 @@ class AgentsApi(Struct, frozen=True):
     models: ModelList
     # Summarises conversations.
     compactor: Compactor
-    now: Callable[[], float]  # returns seconds since the epoch
-    send_timeout_s: float  # the seconds for which a client may leave a reply unread
-    ping_s: float  # the seconds of silence after which a stream sends a ping
+    # Returns seconds since the epoch.
+    now: Callable[[], float]
+    # The seconds for which a client may leave a reply unread.
+    send_timeout_s: float
+    # The seconds of silence after which a stream sends a ping.
+    ping_s: float
 
     @property
     def system_messages(self) -> SystemMessageRenderer:

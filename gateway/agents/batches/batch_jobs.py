@@ -71,16 +71,16 @@ class BatchJobs:
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: JobPostponed if the batch waits for its providers or for tokens."""
-        parts = await PartJournal.load(job, self.store, self.keeper.now, self.settings.poll_s)
+        journal = await PartJournal.load(job, self.store, self.keeper.now, self.settings.poll_s)
         try:
             # Other processes do not know which requests this process sends itself, and would repeat them. So the job
             # stays in this process.
-            while (wait_s := await self._perform_attempt(job, parts)) is not None:
+            while (wait_s := await self._perform_attempt(job, journal)) is not None:
                 await self._wait_for_poll(wait_s)
         finally:
-            await self._stop_calls(parts)
+            await self._stop_calls(journal)
 
-    async def _perform_attempt(self, job: JobContext, parts: PartJournal) -> float | None:
+    async def _perform_attempt(self, job: JobContext, journal: PartJournal) -> float | None:
         """Does all that can be done now. Returns the seconds until this process polls again; None: the job has ended.
 
         Raises: JobPostponed, with the time after which any process may continue the job.
@@ -90,9 +90,9 @@ class BatchJobs:
         results = PartResults(self.store, self.turns, batch, outcomes)
         daily_tokens = self.settings.daily_tokens
         submitter = PartSubmitter(
-            self.store, self.turns, batch, self.providers, daily_tokens, parts, outcomes, results
+            self.store, self.turns, batch, self.providers, daily_tokens, journal, outcomes, results
         )
-        attempt = _Attempt(self, job, batch, parts, outcomes, results, submitter)
+        attempt = _Attempt(self, job, batch, journal, outcomes, results, submitter)
         faults = self.faults.pop(job.job.id, 0)
         try:
             if faults < MAX_FAULTS:
@@ -125,9 +125,9 @@ class BatchJobs:
         finally:
             self.waiting_jobs -= 1
 
-    async def _stop_calls(self, parts: PartJournal) -> None:
+    async def _stop_calls(self, journal: PartJournal) -> None:
         """Stops the requests that this process sends itself. The process that claims the job next repeats them."""
-        for part in parts.parts:
+        for part in journal.parts:
             provider = self.providers.get(part.upstream)
             if provider is None or provider.is_durable:
                 continue
@@ -151,8 +151,8 @@ class _Attempt:
     job: JobContext
     # The batch as it was before the attempt.
     batch: Batch
-    # The parts of the batch, as the journal of its job has them.
-    parts: PartJournal
+    # The journal of the batch's job, with the parts of the batch.
+    journal: PartJournal
     # Writes the outcomes of items.
     outcomes: ItemOutcomes
     # Makes the outcomes of the providers' results.
@@ -174,7 +174,7 @@ class _Attempt:
             return
         # Submitted parts come first: their results make room in the providers' queues for parts that wait.
         now = asyncio.get_running_loop().time()
-        for part in sorted(self.parts.open_parts, key=lambda part: part.id is None):
+        for part in sorted(self.journal.open_parts, key=lambda part: part.id is None):
             # Requests that this process sends are polled each second, and a provider's parts when they are due.
             if part.next_poll <= now:
                 await self._continue_part(part)
@@ -198,7 +198,7 @@ class _Attempt:
     @property
     def has_local_part(self) -> bool:
         """True if this process sends requests of an open part itself. Such requests end with the process."""
-        providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open_parts)
+        providers = (self.jobs.providers.get(part.upstream) for part in self.journal.open_parts)
         return any(not provider.is_durable for provider in providers if provider is not None)
 
     async def _finish_cancelled(self) -> None:
@@ -219,12 +219,12 @@ class _Attempt:
         await self._end_batch()
         waits: list[float] = []
         # A part is still open if its results broke off after the last result that was needed.
-        for part in self.parts.open_parts:
+        for part in self.journal.open_parts:
             provider = self.jobs.providers.get(part.upstream)
             if provider is not None and not await self._stop_part(part, provider):
                 waits.append(self._choose_poll_wait_s(part))
             else:
-                await self.parts.note_over(part)
+                await self.journal.note_over(part)
         if (wait_s := await self._delete_data()) is not None:
             waits.append(wait_s)
         if waits:
@@ -262,7 +262,7 @@ class _Attempt:
                 provider_id = await self.submitter.find(part, provider, includes_ended=True)
                 if provider_id is None:
                     return True
-                await self.parts.note_provider_id(part, provider_id)
+                await self.journal.note_provider_id(part, provider_id)
             assert part.id is not None  # by `note_provider_id`
             state = await provider.poll(part.id)
             if state.has_results:
@@ -276,7 +276,7 @@ class _Attempt:
             )
             # Some providers can find a part only after its end, perhaps a day later.
             kind = FailedRequest.ANY if isinstance(error, BatchOutcomeUnknown) else FailedRequest.CANCEL
-            return await self.parts.note_failed_request(part, kind)
+            return await self.journal.note_failed_request(part, kind)
         return False
 
     async def _log_progress(self) -> None:
@@ -304,7 +304,7 @@ class _Attempt:
             # The settings name the upstream no longer.
             await self.submitter.fail(part, f"There is no upstream {part.upstream!r} any more.")
             return
-        if part.id is None and self.parts.choose_submission_wait_s(part) > 0:
+        if part.id is None and self.journal.choose_submission_wait_s(part) > 0:
             return
         try:
             if part.id is not None or await self.submitter.find_or_submit(part, provider):
@@ -327,7 +327,7 @@ class _Attempt:
         else:
             kind = FailedRequest.ANY
             message = f"For three days the provider gave nothing but errors, the last one: {error.message}"
-        if await self.parts.note_failed_request(part, kind):
+        if await self.journal.note_failed_request(part, kind):
             await self.submitter.fail(part, message)
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
@@ -354,7 +354,7 @@ class _Attempt:
             # A fault may have ended the calls of this process before all were made.
             await self.results.resend(part, was_lost_by_restart=state.is_gone and not provider.is_durable)
         await self.results.end_without_result(part, state.unreported)
-        await self.parts.note_over(part)
+        await self.journal.note_over(part)
 
     async def _delete_data(self) -> float | None:
         """Deletes the files of parts that are over at their providers.
@@ -362,10 +362,10 @@ class _Attempt:
         Returns the seconds until the next try; None: no file is left.
         """
         waits: list[float] = []
-        for part in self.parts.parts:
+        for part in self.journal.parts:
             provider = self.jobs.providers.get(part.upstream)
             for refusals, provider_id in part.undeleted_ids.items():
-                wait_s = self.parts.choose_delete_wait_s(part)
+                wait_s = self.journal.choose_delete_wait_s(part)
                 if wait_s > 0:
                     waits.append(wait_s)
                     continue
@@ -375,10 +375,10 @@ class _Attempt:
                 except ProviderError as error:
                     message = "%s could not delete what it has of %s, and is asked again: %s"
                     self._log.warning(message, part.upstream, provider_id, describe_cause(error))
-                    if not await self.parts.note_failed_request(part, FailedRequest.DELETE):
-                        waits.append(self.parts.choose_delete_wait_s(part))
+                    if not await self.journal.note_failed_request(part, FailedRequest.DELETE):
+                        waits.append(self.journal.choose_delete_wait_s(part))
                         continue
-                await self.parts.note_deleted(part, refusals)
+                await self.journal.note_deleted(part, refusals)
         return min(waits, default=None)
 
     def _choose_poll_wait_s(self, part: ProviderPart) -> float:
@@ -386,12 +386,12 @@ class _Attempt:
         provider = self.jobs.providers.get(part.upstream)
         if provider is not None and provider.poll_interval_s is not None:
             return min(self.jobs.settings.poll_s, provider.poll_interval_s)
-        return self.parts.choose_poll_wait_s(part)
+        return self.journal.choose_poll_wait_s(part)
 
     def _plan_polls(self) -> list[float]:
         """Plans the next poll of each open part without a planned poll. Returns the seconds until each poll."""
         now = asyncio.get_running_loop().time()
-        for part in self.parts.open_parts:
+        for part in self.journal.open_parts:
             if part.next_poll <= now:
                 part.next_poll = now + self._choose_poll_wait_s(part)
-        return [part.next_poll - now for part in self.parts.open_parts]
+        return [part.next_poll - now for part in self.journal.open_parts]

@@ -57,8 +57,8 @@ class PartSubmitter:
     providers: Mapping[str, BatchProvider]
     # The most tokens that a project's batches may use on a day; 0: any number.
     daily_tokens: int
-    # The parts of the batch, as the journal of its job has them.
-    parts: PartJournal
+    # The journal of the batch's job, with the parts of the batch.
+    journal: PartJournal
     # Writes the outcomes of items that cannot be submitted.
     outcomes: ItemOutcomes
     # Reads the items of parts, and ends items.
@@ -103,7 +103,7 @@ class PartSubmitter:
         provider_id = await self.find(part, provider)
         if provider_id is not None:
             self._log.info("a part that was submitted before an interruption was found at %s.", part.upstream)
-            await self.parts.note_provider_id(part, provider_id)
+            await self.journal.note_provider_id(part, provider_id)
             return True
         if await self._find_budget_wait_s() is not None:
             return False
@@ -152,17 +152,17 @@ class PartSubmitter:
             message = f"The request alone is larger than its provider's queue for the model: {message}"
             await self.fail(part, message)
             return
-        if not self.parts.may_wait(part):
-            for waiting_part in self.parts.list_waiting(part):
+        if not self.journal.may_wait(part):
+            for waiting_part in self.journal.list_waiting(part):
                 await self.fail(waiting_part, message)
             return
         counts = (count // 2, count - count // 2)
-        halves = [await self.parts.add(part.upstream, part.model, n) for n in counts if n]
+        halves = [await self.journal.add(part.upstream, part.model, n) for n in counts if n]
         numbers = iter([half.number for half in halves for _ in range(half.count)])
         async for page in self.results.load_item_pages(part.number):
             retries = [ItemRetry(item, item.errors, item.expiries, next(numbers)) for item in page]
             await self.outcomes.write(retries)
-        await self.parts.note_over(part, found_no_room=True)
+        await self.journal.note_over(part, found_no_room=True)
 
     async def note_failure(
         self, part: ProviderPart, message: str, *, is_refused: bool, until: float = 0.0
@@ -172,7 +172,7 @@ class PartSubmitter:
         message: the provider's error message.
         is_refused, until: the fields of the `SubmissionFailure`.
         """
-        await self.parts.note_failed_submission(part, SubmissionFailure(is_refused, until))
+        await self.journal.note_failed_submission(part, SubmissionFailure(is_refused, until))
         attempt = len(part.failures)
         self._log.warning("%s did not take a part (attempt %d of %d).", part.upstream, attempt, MAX_TRIES)
         if attempt >= MAX_TRIES:
@@ -181,7 +181,7 @@ class PartSubmitter:
     async def fail(self, part: ProviderPart, message: str) -> None:
         """Fails the items of a part that cannot be submitted. message: the error that callers read."""
         await self.results.fail_items(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
-        await self.parts.note_over(part)
+        await self.journal.note_over(part)
 
     async def submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         """Submits a part. Returns whether its provider has taken it."""
@@ -190,7 +190,7 @@ class PartSubmitter:
         if not draft.items or await self.store.batches.is_over(self.batch.id):
             # Items of a part that is over are not read again, so their outcomes are written first.
             await self.outcomes.wait_for_deferred()
-            await self.parts.note_over(part, was_submitted=False)
+            await self.journal.note_over(part, was_submitted=False)
             return False
         try:
             provider_id = await provider.submit(part.submission, draft.hand_over())
@@ -200,17 +200,17 @@ class PartSubmitter:
         except ProviderError as error:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
             wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
-            until = self.parts.now() + min(wait_s or 0.0, DAY_S)
+            until = self.journal.now() + min(wait_s or 0.0, DAY_S)
             await self.note_failure(part, error.message, is_refused=is_refused, until=until)
             return False
-        await self.parts.note_provider_id(part, provider_id)
+        await self.journal.note_provider_id(part, provider_id)
         return True
 
     async def _make_part(self, draft: PartDraft) -> None:
         """Makes a part of a draft, and submits it unless the provider's queue is full."""
-        part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
+        part = await self.journal.add(draft.upstream, draft.model, len(draft.items))
         await self._assign_items(part, draft)
-        if self.parts.choose_submission_wait_s(part) <= 0:
+        if self.journal.choose_submission_wait_s(part) <= 0:
             await self.submit(part, draft, self.providers[draft.upstream])
 
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
@@ -263,10 +263,10 @@ class PartSubmitter:
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
         """Puts the items of a draft into a part, by pages."""
-        items = self.store.batch_items
         for n in range(0, len(draft.items), PAGE_ITEMS):
-            effect = items.make_assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
-            await self.parts.job.commit(effect)
+            page = draft.items[n : n + PAGE_ITEMS]
+            effect = self.store.batch_items.make_assign_effect(part.number, page, self.journal.now())
+            await self.journal.job.commit(effect)
 
     async def _compose_items(self, part_number: int) -> AsyncIterator[_ReadyItem]:
         """Yields the items of a part with their requests. Items that have ended instead are left out."""
@@ -286,7 +286,7 @@ class PartSubmitter:
         """Returns the seconds until the project has tokens again; None if it has some."""
         if not self.daily_tokens:
             return None
-        day, passed_s = divmod(self.parts.now(), DAY_S)
+        day, passed_s = divmod(self.journal.now(), DAY_S)
         spent = await self.store.usage.count_batch_tokens(self.batch.project, int(day))
         if spent < self.daily_tokens:
             return None
