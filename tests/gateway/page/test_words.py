@@ -586,6 +586,7 @@ def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> 
     assert "Is it secret? Forget it, then search for the secret itself as well" in shown
     done = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=password").body.decode()
     assert "Leave this empty if it was a secret" in plain(done)
+    assert "What was forgotten by mistake can be written again here. New fact" in plain(done)
 
 
 def test_the_end_of_a_forgetting_says_whom_to_ask_for_what(operator: Operator) -> None:
