@@ -27,15 +27,18 @@ class ReadablePart(NamedTuple):
     """A part of a readable export."""
 
     name: PartName
-    # head: a MemoryRecord. blocks, facts and passages: a tuple of records. messages: a ConversationPart. foot: None.
+    # head: a MemoryRecord. blocks, facts and passages: a tuple of records. messages: a ConversationPart. foot: the
+    # times of the first messages that follow the headings of conversations, in their order.
     record: Any
 
 
 class ConversationPart(Struct, frozen=True):
     """Messages of one conversation, oldest first."""
 
-    # True: the previous part has messages of another conversation, or none.
+    # True: the previous part has messages of another conversation, or none, so that this one has a heading.
     begins: bool
+    # The number of the newest heading, from 1.
+    heading_number: int
     items: tuple[MessageRecord, ...]
 
 
@@ -94,6 +97,7 @@ class MemoryExport(Struct, frozen=True):
             passages = tuple(SourceRecord("passage", row["seq"], row["text"], row["at"]) for row in rows)
             yield ReadablePart("passages", passages)
         last_conversation: str | None = None
+        heading_times: list[float | None] = []
         async for records in self._read_records(agent, "exchange"):
             for conversation, group in groupby(records, lambda record: str(record.values["conversation"])):
                 items = tuple(
@@ -104,11 +108,13 @@ class MemoryExport(Struct, frozen=True):
                     if message.text
                 )
                 if items:
-                    part = ConversationPart(conversation != last_conversation, items)
-                    yield ReadablePart("messages", part)
+                    begins = conversation != last_conversation
+                    if begins:
+                        heading_times.append(items[0].at)
+                    yield ReadablePart("messages", ConversationPart(begins, len(heading_times), items))
                     last_conversation = conversation
         await self.transfer.check_not_forgotten(agent)
-        yield ReadablePart("foot", None)
+        yield ReadablePart("foot", tuple(heading_times))
 
     async def _read_records(self, agent: Agent, part: TransferPart) -> AsyncIterator[list[TransferRecord]]:
         reader = self.store.export_reader
