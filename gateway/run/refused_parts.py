@@ -62,7 +62,9 @@ class RefusedParts:
         rounds: the messages of the hidden rounds that are sent.
         """
         # The results of the last tools first, since the request before them was not refused.
-        if refused is RefusedContent.FILTERED and any(map(_is_result, rounds[self._stripped_count :])):
+        # The rounds are the gateway's own, without the older role "function".
+        has_new_results = any(message.get("role") == "tool" for message in rounds[self._stripped_count :])
+        if refused is RefusedContent.FILTERED and has_new_results:
             self._stripped_count = len(rounds)
             return "results"
         name = self._remove_next(refused, prompt, has_rounds=bool(rounds))
@@ -129,8 +131,3 @@ class RefusedParts:
             unread=remove_last_results in self._removals or None,
             unread_earlier=remove_earlier_results in self._removals or None,
         )
-
-
-def _is_result(message: WireMessage) -> bool:
-    # The rounds are the gateway's own, without the older role "function".
-    return message.get("role") == "tool"

@@ -83,10 +83,6 @@ class IdentityRules:
     # The secret with which Open WebUI signs its user; None: signatures are not read.
     jwt_secret: str | None = field(default=None, repr=False)
 
-    def choose_default_mode(self, profile: str) -> Mode:
-        """Returns the mode of a profile's requests without the header for it."""
-        return self.profile_modes.get(profile, self.default_mode)
-
     @cached_property
     def user_sources(self) -> tuple[IdSource, ...]:
         return parse_order(self.user_order)
@@ -242,7 +238,8 @@ def identify(
     agent = read_agent(header_values, body)
     profile = agent or rules.default_profile
     sends_new_only = _sends_new_only(header_values, conversation_key)
-    choice = choose_mode(header_values, body, rules.choose_default_mode(profile), rules.side_requests)
+    default_mode = rules.profile_modes.get(profile, rules.default_mode)
+    choice = choose_mode(header_values, body, default_mode, rules.side_requests)
     return Identity(
         project=project,
         profile=profile,

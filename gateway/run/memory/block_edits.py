@@ -98,13 +98,11 @@ class BlockEdits:
         }
         return BlockChanges(texts, {**shown_by_results, **shown_by_texts})
 
-    def _is_seen(self, block: Block) -> bool:
-        return is_shown(combine_shown((self._shown_in_round,), self.shown), block)
-
     def _find_unseen_error(self, edit: MemoryEdit) -> EditResult | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
         block = next(each for each in self.blocks if each.label == edit.label)
-        if edit.op not in REWRITE_OPERATIONS or self._is_seen(block):
+        shown = combine_shown((self._shown_in_round,), self.shown)
+        if edit.op not in REWRITE_OPERATIONS or is_shown(shown, block):
             return None
         return EditResult(
             None, _CHANGED_MEANWHILE.format(label=edit.label, frame=render_block(block)), has_failed=True

@@ -273,20 +273,17 @@ def _list_entries(prompt: Prompt) -> list[PromptEntry]:
     return entries
 
 
-def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) -> bool:
-    """Returns whether an entry is a nudge: it is the only message in the user's role that hidden rounds have."""
-    return index in prompt.composition.replacements and message.get("role") == "user"
-
-
 def _make_window_items(
     prompt: Prompt, entries: Sequence[PromptEntry], max_tokens: Sequence[int]
 ) -> list[WindowItem]:
     """Returns the entries as the window sees them. max_tokens: an upper bound of the tokens of each entry."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
+    hidden_rounds = prompt.composition.replacements
     items = []
     results = flag_results(message for _, message in entries)
     for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
-        is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
+        # Of the messages of hidden rounds, only a nudge has the user's role.
+        is_nudge = n in nudges or (index in hidden_rounds and message.get("role") == "user")
         item = make_window_item(message, max_tokens[n], is_nudge=is_nudge)
         # The media of a result stay with it.
         items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
