@@ -16,7 +16,16 @@ from typing import Any
 
 from gateway.core.prompt import note_draft, note_query
 from gateway.run.memory import find_messages, request_search
-from storage.search import common_words, language, occurrences, rank, scores, term_weights, word_degrees
+from storage.search import (
+    common_words,
+    language,
+    occurrences,
+    rank,
+    score_sums,
+    scores,
+    term_weights,
+    word_degrees,
+)
 from storage.search.tokens import list_terms_of_word
 
 _scale_to_best = scores._scale_to_best
@@ -65,10 +74,10 @@ def _as_it_is(query: str, _: Sequence[str]) -> str:
 
 
 RULES = (
-    Rule("the words of the turns around", [(scores, "NEIGHBOUR_FACTOR", 0.0)]),
-    Rule("those beyond a short turn", [(scores, "HALVING_TERMS", 0.001)]),
+    Rule("the words of the turns around", [(score_sums, "NEIGHBOUR_FACTOR", 0.0)]),
+    Rule("those beyond a short turn", [(score_sums, "HALVING_TERMS", 0.001)]),
     Rule("the user's turns once more", [(scores, "_scale_to_best", _by_all_turns)]),
-    Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
+    Rule("texts that only ask count less", [(score_sums, "ASKS", 0), (scores, "ASKS", 0)]),
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
     Rule("how common words are in general", [(term_weights, "_MIN_IN_GENERAL", 0)]),
     Rule("common words are rarer in short messages", [(term_weights, "_MESSAGE_TERMS", 0.001)]),

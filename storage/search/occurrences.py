@@ -1,6 +1,6 @@
 """Finds where the terms of a query are in an agent's index and its tail (storage/search/index.py, tail.py).
 
-Without IO: values in, occurrences out. storage/search/scores.py sums the occurrences up by message.
+Without IO: values in, occurrences out. storage/search/score_sums.py sums the occurrences up by message.
 """
 
 from __future__ import annotations

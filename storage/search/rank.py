@@ -118,11 +118,11 @@ def rank(
     if not layout.end or (not occurrences.count and similarities is None):
         return []
     scores = Scores(layout, similarities)
-    scores.add(occurrences)
+    scores.sums.add(occurrences)
     list_best = partial(scores.list_best, layout.chunk_rows.make_range(skip), only_strong=only_strong)
     rows = list_best(max(limit, MAX_HITS) if room else limit)
     if room and (names := _find_names_in_hits(index, layout, rows, scores, query_terms, secret)) is not None:
-        scores.add(names)
+        scores.sums.add(names)
         rows = _merge_hits(rows, list_best(MAX_HITS))
     if len(rows) > limit:
         rows = _fill_room(rows, layout, limit, room)
@@ -147,7 +147,7 @@ def _find_names_in_hits(
     is_all = len(rows) == layout.lengths.count <= _LEADING_HITS
     if is_all or index.blob_bytes > _MAX_BYTES_OF_SECOND_SEARCH:
         return None
-    return find_names(index, layout, scores.select_with_own_words(rows[:_NAMING_HITS]), query, secret)
+    return find_names(index, layout, scores.sums.select_with_own_words(rows[:_NAMING_HITS]), query, secret)
 
 
 def hash_rare_terms(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:

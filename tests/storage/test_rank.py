@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from storage.search import scores
+from storage.search import score_sums
 from storage.search.blob import encode, merge
 from storage.search.document import Document
 from storage.search.index import Index
@@ -87,7 +87,7 @@ def test_words_are_added_up_alike_all_at_once_and_one_by_one(monkeypatch: pytest
         return hits, trace.scores()
 
     at_once = ranked()
-    monkeypatch.setattr(scores, "_MAX_CELLS_PER_OCCURRENCE", 0)
+    monkeypatch.setattr(score_sums, "_MAX_CELLS_PER_OCCURRENCE", 0)
     assert ranked() == at_once
 
 
