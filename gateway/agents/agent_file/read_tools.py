@@ -17,8 +17,9 @@ from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.turn.asides import HEARTBEAT
 from gateway.validation import Fault, Path
 
-# The fields of a tool in a file that have the same meaning in a request that creates a tool.
-_FIELDS = {*UpdateTool.__struct_fields__} - {"args_json_schema", "pip_requirements", "npm_requirements"}
+# The fields of a request that changes a tool: those that are not read from a file, and those that a file has as well.
+_UNREAD_FIELDS = {"args_json_schema", "pip_requirements", "npm_requirements"}
+_FIELDS = [name for name in UpdateTool.__struct_fields__ if name not in _UNREAD_FIELDS]
 
 
 class ToolsOfFile(Struct, frozen=True):
