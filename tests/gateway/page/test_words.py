@@ -983,8 +983,13 @@ def test_a_preview_counts_the_messages_of_a_long_list_that_came_with_one(operato
     memory = f"m/{memory_of(operator.world, 'alice').uid}"
     shown = plain(page(operator, f"{memory}/forget?message=3"))
     assert "What came with it: 21 messages. “Ok.” Forget all of them" in shown
-    shown = plain(page(operator, f"{memory}/forget?exchange=3"))
+    together = f"{memory}/forget?exchange=3"
+    shown = plain(page(operator, together))
     assert "Forget message 1 and what came with it" in shown
+    # So many messages go only with their number, as with a conversation.
+    assert "Type 22 to confirm" in shown
+    assert "22 messages would go now" in plain(operator.post(together).body.decode())
+    assert "It is gone: 22 messages" in plain(operator.post(together, confirm="22").body.decode())
 
 
 @pytest.mark.parametrize("target", ["message=1", "all=1"])
