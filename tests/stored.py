@@ -41,6 +41,7 @@ from storage.commands import (
     TurnWrite,
 )
 from storage.database import Connection
+from storage.forget_commands import ForgetTarget
 from storage.open import is_url
 from storage.operator_records import SizedMemory
 from storage.postgres.postgres_limits import PostgresLimits
@@ -73,6 +74,19 @@ PATIENT = PostgresLimits(
     size=4, read_timeout_s=PATIENCE_S, acquire_timeout_s=PATIENCE_S, slow_wait_s=PATIENCE_S, settle_s=0.0
 )
 PATIENT_WRITER = WriterLimits(slow_s=PATIENCE_S)
+
+
+class Clock:
+    """A clock that advances at each call. Fractions of a second have to survive in the store."""
+
+    def __init__(self, now: float = 1_760_000_000.0, step_s: float = 1.25) -> None:
+        # The seconds since the epoch.
+        self.now = now
+        self._step_s = step_s
+
+    def __call__(self) -> float:
+        self.now += self._step_s
+        return self.now
 
 
 class Server:
@@ -394,6 +408,12 @@ def ranked(
     """
     index = Index((open_blob(data).chunk, data) for data in blobs)
     return rank(index, query, secret, tail=Tail(tail), **options)
+
+
+async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:
+    """Forgets a part of a memory, and sweeps old copies from the write-ahead log."""
+    assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
+    assert await store.forgetting.sweep()
 
 
 async def put_edit(store: Store, agent_row: int, edit: MemoryEdit) -> None:

@@ -26,18 +26,10 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S
 from tests.storage.api import PROJECT, api_scope, bytes_in, make_agent
-from tests.stored import Speaker, rows
+from tests.stored import Clock, Speaker, rows
 
 OLDEST_FIRST: Page[int] = Page(newest_first=False)
 ANY = PassageFilter()
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from storage.search.rank import find_around
 from storage.search.tail import Tail
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
-from tests.storage.test_forget import Clock, forget
-from tests.stored import ALICE, Speaker
+from tests.stored import ALICE, Clock, Speaker, forget
 
 SECRET = b"s" * 32
 PLAN, ROT, JOINER, FLOOR = (

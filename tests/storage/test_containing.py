@@ -27,10 +27,9 @@ from storage.sql import recall
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
-from tests.storage.test_forget import forget
 from tests.storage.test_page import fact, learn
 from tests.storage.test_segments import SECRET, documents, index_of, postings
-from tests.stored import Speaker
+from tests.stored import Speaker, forget
 
 # A Monday in January.
 NOW = 1_000_000.0

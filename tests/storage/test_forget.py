@@ -51,18 +51,20 @@ from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent
 from tests.storage.conftest import Holds, OpenStore
 from tests.storage.test_runs import put_step
-from tests.stored import ALICE, Speaker, keeps_emptied_rows, put_edit, put_run, rows, save_passage
+from tests.stored import (
+    ALICE,
+    Clock,
+    Speaker,
+    forget,
+    keeps_emptied_rows,
+    put_edit,
+    put_run,
+    rows,
+    save_passage,
+)
 
 BOB = Scope("default", "default", "user:bob")
 DAY = 86_400.0
-
-
-class Clock:
-    now = 1_760_000_000.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
 
 
 @pytest.fixture
@@ -80,12 +82,6 @@ def left(holds: Holds, *marks: str) -> list[str]:
     # One search for all: a search for each of hundreds takes seconds.
     found = set(re.findall(f"zq({'|'.join(map(re.escape, marks))})x".encode(), holds.content()))
     return [mark for mark in marks if mark.encode() in found]
-
-
-async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:
-    id = await store.forgetting.begin(agent.id, target)
-    assert await store.forgetting.run(id)
-    assert await store.forgetting.sweep()
 
 
 async def talk(

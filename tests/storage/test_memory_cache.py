@@ -30,8 +30,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S, SHORT_S
 from tests.storage.test_facts import fact
-from tests.storage.test_forget import Clock
-from tests.stored import ALICE, Speaker, ranked, rows, save_passage
+from tests.stored import ALICE, Clock, Speaker, ranked, rows, save_passage
 
 SECRET = b"s" * 32
 COUNTING = ("storage.search.blob", "storage.search.tail", "storage.sql.search_index")

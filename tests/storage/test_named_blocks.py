@@ -16,7 +16,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, api_scope, make_agent
 from tests.storage.conftest import Holds
-from tests.stored import Speaker, keeps_emptied_rows, rows
+from tests.stored import Speaker, forget, keeps_emptied_rows, rows
 
 HUMAN = Block(0, "human", "Who", "Unknown.", 20)
 HOUSE = Block(0, "house", "Of the house", "Be brief.", 20)
@@ -246,11 +246,6 @@ async def test_a_deleted_block_is_gone_with_its_values_and_from_the_sections_tha
         await store.named_blocks.get(PROJECT, uid)
 
 
-async def forget(store: Store, agent_row: int, target: ForgetTarget) -> None:
-    assert await store.forgetting.run(await store.forgetting.begin(agent_row, target))
-    assert await store.forgetting.sweep()
-
-
 async def test_forgetting_a_message_reaches_the_blocks_that_its_agent_shares(
     store: Store, holds: Holds
 ) -> None:
@@ -267,7 +262,7 @@ async def test_forgetting_a_message_reaches_the_blocks_that_its_agent_shares(
     )
     before = await store.agents.find(bob.agent.scope)
     assert before is not None
-    await forget(store, made.agent.id, ForgetTarget(exchange_rows=[e.id]))
+    await forget(store, made.agent, ForgetTarget(exchange_rows=[e.id]))
     assert not holds(b"zqsaidx")
     for agent in (made, bob):
         assert (await store.named_blocks.get_labelled(agent.agent.id, "house")).block.value == "Be brief."
@@ -311,7 +306,7 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     # When a sharer forgets something of its own, what the other one wrote stays.
     other = Speaker(store, api_scope("bob"))
     await other.say([user("one")], assistant("First."), "c1")
-    await forget(store, bob.agent.id, ForgetTarget(exchange_rows=[(await other.rows())[0].id]))
+    await forget(store, bob.agent, ForgetTarget(exchange_rows=[(await other.rows())[0].id]))
     for label in ("house", "human"):
         assert (await store.named_blocks.get_labelled(bob.agent.id, label)).block.value == "Written."
     assert await rows(store, "SELECT agent FROM attached WHERE agent = ?", (ann.agent.id,)) == []

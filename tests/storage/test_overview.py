@@ -11,11 +11,7 @@ from storage.records import Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
-from tests.stored import ALICE, Speaker, save_passage, sized_memory
-
-
-async def forget(store: Store, agent_row: int, target: ForgetTarget) -> None:
-    assert await store.forgetting.run(await store.forgetting.begin(agent_row, target))
+from tests.stored import ALICE, Speaker, forget, save_passage, sized_memory
 
 
 async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Store) -> None:
@@ -70,14 +66,14 @@ async def test_messages_that_are_forgotten_or_off_the_record_are_not_listed(stor
     off = await alice.begin([user("Five.")], "c3", MemoryUse.OFF)
     await alice.end(off, [assistant("Six.")])
     c1 = await store.forget_targets.find_conversation(alice.agent.id, "c1")
-    await forget(store, alice.agent.id, ForgetTarget(conversation_row=c1))
+    await forget(store, alice.agent, ForgetTarget(conversation_row=c1))
     listed, _ = await store.overview.list_conversations("default", None, ALICE.subject)
     assert [(c.key, c.retained.messages) for c in listed] == [("c2", 2)]
     (memory,) = await store.overview.list_memories("default")
     assert (memory.retained.conversations, memory.retained.messages) == (1, 2)
     assert await store.overview.count_messages(alice.agent.id) == 2
     c2 = await store.forget_targets.find_conversation(alice.agent.id, "c2")
-    await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
+    await forget(store, alice.agent, ForgetTarget(conversation_row=c2))
     (memory,) = await store.overview.list_memories("default")
     assert memory.retained == RetainedContent()
     assert await store.overview.count_messages(alice.agent.id) == 0
@@ -114,13 +110,15 @@ async def test_a_message_that_was_forgotten_alone_is_not_counted(store: Store) -
 
     assert await counted() == {4}
     first, second = await alice.rows()
-    await forget(store, agent, ForgetTarget(message_seqs=[first.seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[first.seq]))
     assert await counted() == {3}
-    await forget(store, agent, ForgetTarget(message_seqs=[second.reply_seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[second.reply_seq]))
     assert await counted() == {2}
-    await forget(store, agent, ForgetTarget(message_seqs=[first.reply_seq]))  # the exchange is empty now
+    await forget(
+        store, alice.agent, ForgetTarget(message_seqs=[first.reply_seq])
+    )  # the exchange is empty now
     assert await counted() == {1}
-    await forget(store, agent, conversation)
+    await forget(store, alice.agent, conversation)
     assert await counted() == {0}
 
 
@@ -128,7 +126,7 @@ async def test_a_forgotten_message_does_not_count_when_it_is_resent(store: Store
     alice = Speaker(store)
     await alice.say([user("One.")], assistant("Two."), "c1")
     (first,) = await alice.rows()
-    await forget(store, alice.agent.id, ForgetTarget(message_seqs=[first.seq]))
+    await forget(store, alice.agent, ForgetTarget(message_seqs=[first.seq]))
     await alice.say([user("One."), user("Three.")], assistant("Four."), "c2")
     (_, again) = await alice.rows()
     assert again.redactions == {0}
@@ -136,5 +134,5 @@ async def test_a_forgotten_message_does_not_count_when_it_is_resent(store: Store
     assert sorted((each.key, each.retained.messages) for each in listed) == [("c1", 1), ("c2", 2)]
     assert (await sized_memory(store, alice.agent)).messages == 3
     c2 = await store.forget_targets.find_conversation(alice.agent.id, "c2")
-    await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
+    await forget(store, alice.agent, ForgetTarget(conversation_row=c2))
     assert (await sized_memory(store, alice.agent)).messages == 1

@@ -16,26 +16,17 @@ from storage.sql.people_search import _Candidate, _LoadedMemory
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
-from tests.storage.test_forget import forget
 from tests.storage.test_page import fact, learn
-from tests.stored import Speaker, rows
-
-
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        self.now += 60
-        return self.now
+from tests.stored import Clock, Speaker, forget, rows
 
 
 @pytest.fixture
 async def store(open_store: OpenStore) -> Store:
-    return await open_store(now=Clock())
+    return await open_store(now=Clock(step_s=60))
 
 
 def speaker(store: Store, name: str, project: str = "default", kind: str = "user") -> Speaker:
-    return Speaker(store, Scope(project, "default", f"{kind}:{name}"), now=Clock())
+    return Speaker(store, Scope(project, "default", f"{kind}:{name}"), now=Clock(step_s=60))
 
 
 async def index(store: Store, *speakers: Speaker) -> None:

@@ -27,8 +27,7 @@ from storage.search.segment import (
 )
 from storage.search.tail import Tail
 from storage.sql.store import Store
-from tests.storage.test_forget import forget
-from tests.stored import ranked, rows
+from tests.stored import forget, ranked, rows
 
 SECRET = b"s" * 32
 NOUNS = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")

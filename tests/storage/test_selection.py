@@ -20,8 +20,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.rows import each_row
 from tests.storage.test_facts import fact, learn
-from tests.storage.test_forget import Clock, forget
-from tests.stored import ALICE, Speaker, save_passage
+from tests.stored import ALICE, Clock, Speaker, forget, save_passage
 
 SECRET = b"s" * 32
 WHO = "Who am I?"

@@ -42,7 +42,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.storage.conftest import OpenStore, SqliteFile
 from tests.storage.names import without_transactions
-from tests.stored import ALICE, Speaker, StoredTurn, rows
+from tests.stored import ALICE, Clock, Speaker, StoredTurn, rows
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
@@ -50,14 +50,6 @@ BOB = Scope("default", "default", "user:bob")
 # To compare a plan before and after; the hash that a MessageHasher keeps ready cannot be pickled.
 copyreg.pickle(MessageHasher, lambda hasher: (MessageHasher, (hasher.secret,)))
 SECTION = SentSection(0, "what alice's prompt said", {"blocks": {}, "tools": {}, "epoch": 0})
-
-
-class Clock:
-    now = 1.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
 
 
 def noted(text: str, id: str = "m1") -> list[WireMessage]:
@@ -72,7 +64,7 @@ def statements() -> list[str]:
 
 @pytest.fixture
 async def alice(open_store: OpenStore, statements: list[str]) -> Speaker:
-    return Speaker(await open_store(note=statements.append), ALICE, Clock())
+    return Speaker(await open_store(note=statements.append), ALICE, Clock(step_s=1.0))
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ from storage.sql.vector_chunks import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S
 from tests.storage.conftest import Holds
-from tests.storage.test_forget import Clock
-from tests.stored import ALICE, Speaker, rows, save_passage
+from tests.stored import ALICE, Clock, Speaker, forget, rows, save_passage
 from tests.stored import ranked as ranked_among
 
 DIMENSION = 16
@@ -284,11 +283,6 @@ def left(holds: Holds, *seeds: object) -> list[object]:
     """Those whose vectors can still be found in the database, be it a part of them."""
     content = holds.content()
     return [seed for seed in seeds if any(part in content for part in parts(seed))]
-
-
-async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:
-    assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
-    assert await store.forgetting.sweep()
 
 
 async def test_messages_passages_and_facts_are_embedded_and_found(store: Store, alice: Speaker) -> None:

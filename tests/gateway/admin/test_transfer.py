@@ -33,18 +33,10 @@ from storage.sql.store import Store
 from storage.sql.transfer_import import ImportWriter
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.storage.api import api_scope
-from tests.stored import ALICE, Speaker, open_store, put_edit, rows, save_passage, sized_memory
+from tests.stored import ALICE, Clock, Speaker, open_store, put_edit, rows, save_passage, sized_memory
 
 CAROL = Scope("other", "default", "user:carol")
 Lines = list[str]
-
-
-class Clock:
-    now = 1_760_000_000.0
-
-    def __call__(self) -> float:
-        self.now += 1.25
-        return self.now
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S, comes
 from tests.postgres import empty_database, query
 from tests.storage.conftest import OpenStore, PostgresServer
-from tests.storage.test_turns import Clock
-from tests.stored import ALICE, PATIENT, Speaker
+from tests.stored import ALICE, PATIENT, Clock, Speaker
 
 ROWS = "SELECT reltuples FROM pg_class WHERE oid = 'exchanges'::regclass"
 

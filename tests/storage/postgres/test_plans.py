@@ -19,8 +19,7 @@ from storage.sql.statements import load
 from tests.core.conversations import assistant, user
 from tests.postgres import empty_database, execute
 from tests.storage.conftest import OpenStore, PostgresServer
-from tests.storage.test_turns import Clock
-from tests.stored import ALICE, PATIENT, Speaker
+from tests.stored import ALICE, PATIENT, Clock, Speaker
 
 
 @asynccontextmanager

@@ -15,8 +15,8 @@ from tests.core.conversations import assistant, user
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, comes
 from tests.storage.conftest import OpenStore
-from tests.storage.test_turns import Clock, both, opened
-from tests.stored import ALICE, HUMAN, PATIENT, Speaker, rows
+from tests.storage.test_turns import both, opened
+from tests.stored import ALICE, HUMAN, PATIENT, Clock, Speaker, rows
 
 
 @both

@@ -25,8 +25,7 @@ from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_batches import accepted
 from tests.storage.test_files import draft, folder
 from tests.storage.test_named_blocks import make_block
-from tests.storage.test_turns import Clock
-from tests.stored import ALICE, Speaker, rows, save_passage
+from tests.stored import ALICE, Clock, Speaker, rows, save_passage
 
 
 @pytest.fixture
