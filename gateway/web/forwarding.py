@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 from starlette.routing import Route
@@ -34,45 +34,36 @@ from gateway.web.raw_headers import read_upstream_name
 from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.upload import UploadBody
 
+_POST: Final = ("POST",)
+_GET_POST: Final = ("GET", "POST")
 _GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
-
-
-class CountedPath(NamedTuple):
-    """The requests that a path takes, and how they are counted."""
-
-    # The HTTP methods that the path takes.
-    methods: tuple[str, ...]
-    # The name under which metrics and the log count the requests.
-    name: str
-
-
-# The paths that are forwarded. The upstream refuses sub-paths that it does not have.
-FORWARDED_PATHS: Final[dict[str, CountedPath]] = {
-    "/v1/embeddings": CountedPath(("POST",), "embeddings"),
-    "/v1/completions": CountedPath(("POST",), "completions"),
-    "/v1/moderations": CountedPath(("POST",), "moderations"),
-    "/v1/decisions": CountedPath(("POST",), "decisions"),
-    "/v1/content_provenance_checks": CountedPath(("POST",), "content_provenance_checks"),
-    "/v1/rerank": CountedPath(("POST",), "rerank"),
-    "/v1/images/{rest:path}": CountedPath(("POST",), "images"),
-    "/v1/audio/{rest:path}": CountedPath(_GET_POST_DELETE, "audio"),
-    "/v1/videos": CountedPath(("GET", "POST"), "videos"),
-    "/v1/videos/{rest:path}": CountedPath(_GET_POST_DELETE, "videos"),
-    "/v1/files": CountedPath(("GET", "POST"), "files"),
-    "/v1/files/{rest:path}": CountedPath(_GET_POST_DELETE, "files"),
-    "/v1/uploads": CountedPath(("POST",), "uploads"),
-    "/v1/uploads/{rest:path}": CountedPath(_GET_POST_DELETE, "uploads"),
-    "/v1/batches": CountedPath(("GET", "POST"), "batches"),
-    "/v1/batches/{rest:path}": CountedPath(_GET_POST_DELETE, "batches"),
+# The paths that are forwarded, with their methods. The upstream refuses sub-paths that it does not have.
+FORWARDED_PATHS: Final[dict[str, tuple[str, ...]]] = {
+    "/v1/embeddings": _POST,
+    "/v1/completions": _POST,
+    "/v1/moderations": _POST,
+    "/v1/decisions": _POST,
+    "/v1/content_provenance_checks": _POST,
+    "/v1/rerank": _POST,
+    "/v1/images/{rest:path}": _POST,
+    "/v1/audio/{rest:path}": _GET_POST_DELETE,
+    "/v1/videos": _GET_POST,
+    "/v1/videos/{rest:path}": _GET_POST_DELETE,
+    "/v1/files": _GET_POST,
+    "/v1/files/{rest:path}": _GET_POST_DELETE,
+    "/v1/uploads": _POST,
+    "/v1/uploads/{rest:path}": _GET_POST_DELETE,
+    "/v1/batches": _GET_POST,
+    "/v1/batches/{rest:path}": _GET_POST_DELETE,
     # Responses name these by their ids: vector stores, containers in which code runs, and skills.
-    "/v1/vector_stores": CountedPath(("GET", "POST"), "vector_stores"),
-    "/v1/vector_stores/{rest:path}": CountedPath(_GET_POST_DELETE, "vector_stores"),
-    "/v1/containers": CountedPath(("GET", "POST"), "containers"),
-    "/v1/containers/{rest:path}": CountedPath(_GET_POST_DELETE, "containers"),
-    "/v1/skills": CountedPath(("GET", "POST"), "skills"),
-    "/v1/skills/{rest:path}": CountedPath(_GET_POST_DELETE, "skills"),
-    "/v1/fine_tuning/jobs": CountedPath(("GET", "POST"), "fine_tuning"),
-    "/v1/fine_tuning/jobs/{rest:path}": CountedPath(_GET_POST_DELETE, "fine_tuning"),
+    "/v1/vector_stores": _GET_POST,
+    "/v1/vector_stores/{rest:path}": _GET_POST_DELETE,
+    "/v1/containers": _GET_POST,
+    "/v1/containers/{rest:path}": _GET_POST_DELETE,
+    "/v1/skills": _GET_POST,
+    "/v1/skills/{rest:path}": _GET_POST_DELETE,
+    "/v1/fine_tuning/jobs": _GET_POST,
+    "/v1/fine_tuning/jobs/{rest:path}": _GET_POST_DELETE,
 }
 # A segment is a name or an id. With any other segment, above all `..` and escapes, an upstream might read another path,
 # and the upstream is called with the operator's own key.
@@ -95,9 +86,14 @@ class ForwardingParts(Struct, frozen=True):
 def make_forwarding_routes(parts: ForwardingParts) -> list[Route]:
     """Returns the routes of all forwarded endpoints."""
     return [
-        Route(path, ForwardedRoute(counted_path.name, parts), methods=list(counted_path.methods))
-        for path, counted_path in FORWARDED_PATHS.items()
+        Route(path, ForwardedRoute(name_route(path), parts), methods=methods)
+        for path, methods in FORWARDED_PATHS.items()
     ]
+
+
+def name_route(path: str) -> str:
+    """Returns the name under which metrics and the log count a path: its segment after the version."""
+    return path.split("/")[2]
 
 
 class ForwardedHead(Struct, frozen=True):

@@ -20,18 +20,19 @@ from gateway.dialects.responses.response_ids import is_gateway_id
 from gateway.run.upstream.outgoing import OutgoingRequest
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.conversation_requests import CONVERSATIONS_PATH
-from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts, forward_without_memory
+from gateway.web.forwarding import ForwardedRoute, ForwardingParts, forward_without_memory, name_route
 from gateway.web.incoming import Incoming
 from gateway.web.request_info import get_request_info
 from gateway.web.stored_responses import GatewayResponses
 from gateway.web.upstream_responses import UpstreamResponses
 
 _RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
-# Conversations of the agents API have the same path, with ids of another form or a query that names an agent.
-_STORED_PATHS: Final[dict[str, CountedPath]] = {
-    "/v1/responses/{rest:path}": CountedPath(("GET", "POST", "DELETE"), "responses"),
-    "/v1/conversations": CountedPath(("POST",), "conversations"),
-    "/v1/conversations/{rest:path}": CountedPath(("GET", "POST", "DELETE"), "conversations"),
+# The paths with their methods. Conversations of the agents API have the same path, with ids of another form or a query
+# that names an agent.
+_STORED_PATHS: Final[dict[str, tuple[str, ...]]] = {
+    "/v1/responses/{rest:path}": ("GET", "POST", "DELETE"),
+    "/v1/conversations": ("POST",),
+    "/v1/conversations/{rest:path}": ("GET", "POST", "DELETE"),
 }
 
 
@@ -164,13 +165,13 @@ def make_stored_routes(
         Route(
             path,
             StoredRoute(
-                name=counted_path.name,
+                name=name_route(path),
                 parts=parts,
                 prompts=prompts,
                 gateway_responses=gateway_responses,
                 upstream_responses=upstream_responses,
             ),
-            methods=list(counted_path.methods),
+            methods=methods,
         )
-        for path, counted_path in _STORED_PATHS.items()
+        for path, methods in _STORED_PATHS.items()
     ]
