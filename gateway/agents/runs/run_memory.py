@@ -65,8 +65,8 @@ CONFLICT_TRIES = 32
 ToolboxFactory = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
 
-class RunTask(Struct, frozen=True):
-    """The facts that each write of a run repeats: the run that it replaces, the memory that it reads, and its job."""
+class RunLinks(Struct, frozen=True):
+    """The records to which each write of a run refers: the replaced run, the memory that it reads, and its job."""
 
     # The row of an ended run of the same send, which this run replaces; None: this run replaces no run.
     replaced_run_row: int | None = None
@@ -111,8 +111,8 @@ class RunMemory:
     client_call_ids: frozenset[str] = frozenset()
     # The row of the run that made the calls with which this run begins; 0: this run begins with a call of the model.
     calling_run_row: int = 0
-    # The facts that each write of the run repeats.
-    task: RunTask = field(default_factory=RunTask)
+    # The records to which each write of the run refers.
+    links: RunLinks = field(default_factory=RunLinks)
     # Messages that came with answers to waiting calls. In the conversation they follow the results of these calls.
     after_results: Sequence[WireMessage] = ()
     # The receipt of the send; None: no record is written of the memory that the run recalls.
@@ -156,10 +156,10 @@ class RunMemory:
         """
         now = self.keeper.now()
         write = make_open_command(self.context, prompt, self._make_started_run(), now)
-        if self.task.replaced_run_row is not None and write.abandoned is None:
+        if self.links.replaced_run_row is not None and write.abandoned is None:
             write = replace(write, replaced=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(
-            replace(write, replaces=self.task.replaced_run_row, request=request, reading=self.task.reading)
+            replace(write, replaces=self.links.replaced_run_row, request=request, reading=self.links.reading)
         )
 
     async def store_run(self, began_at: float | None) -> None:
@@ -174,7 +174,7 @@ class RunMemory:
         if not self.run.is_stored:
             conversation_row = self.context.path[-1].conversation_row
             draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=began_at)
-            self.run = await runs.create(draft, replaces=self.task.replaced_run_row)
+            self.run = await runs.create(draft, replaces=self.links.replaced_run_row)
         elif began_at is not None:  # the run was accepted, so all but `began_at` is stored
             self.run = await runs.note_first_exchange(agent_row, self.run.id, began_at)
 
@@ -261,8 +261,8 @@ class RunMemory:
             )
         results = number_results(exchange, result.results)
         write = StepEnd(
-            context.agent, exchange, step, results, reading=self.task.reading, accepts=accepts,
-            error_message=result.error_message, error_status=result.error_status, recall=recall, job=self.task.job,
+            context.agent, exchange, step, results, reading=self.links.reading, accepts=accepts,
+            error_message=result.error_message, error_status=result.error_status, recall=recall, job=self.links.job,
         )  # fmt: skip
         self.started_run_uids += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.steps.last_counts = counts
@@ -384,7 +384,7 @@ class RunMemory:
         write = make_open_command(self.context, prompt, self._make_started_run(), self.context.request.now)
         write = replace(
             write, edits=edits.merge(self.context.path[-1].id), versions=edits.versions_read,
-            reading=self.task.reading, replaces=self.task.replaced_run_row,
+            reading=self.links.reading, replaces=self.links.replaced_run_row,
         )  # fmt: skip
         if end is None:
             return write
@@ -411,7 +411,7 @@ class RunMemory:
 
     async def _open(self, write: StepOpen) -> None:
         """Writes the next step, and waits until it is on disk. Raises: StoreError."""
-        opening = self.keeper.store.stored_paths.open(replace(write, job=self.task.job))
+        opening = self.keeper.store.stored_paths.open(replace(write, job=self.links.job))
         try:
             # No client waits for a run in the background, so it waits for the disk.
             async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
@@ -486,7 +486,7 @@ class RunMemory:
         state, stop = choose_end(prompt, outcome)
         await self._await_late_opening()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
-        if self.task.reading is not None and state is RunState.FAILED and is_transient:
+        if self.links.reading is not None and state is RunState.FAILED and is_transient:
             # The step stays open, so that the next attempt goes on with it.
             return None
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
@@ -495,7 +495,7 @@ class RunMemory:
             return await self._end_with_results(outcome.results, state, stop)
         if self.open_exchange is not None:
             await self._end_step(
-                prompt, StepResult.of(outcome, stop, error, withholds_error=self.task.reading is not None)
+                prompt, StepResult.of(outcome, stop, error, withholds_error=self.links.reading is not None)
             )
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:
@@ -522,7 +522,7 @@ class RunMemory:
             exchange = self.context.path[-1]
             write = RunEnd(
                 self.context.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(),
-                exchange_row=exchange.id, epoch=self.context.agent.epoch, job=self.task.job,
+                exchange_row=exchange.id, epoch=self.context.agent.epoch, job=self.links.job,
                 waiting=outcome.waiting, results=number_results(exchange, results),
                 edits=self._edits.merge(exchange.id), versions=self._edits.versions_read,
             )  # fmt: skip
@@ -536,8 +536,8 @@ class RunMemory:
 
     def _make_run_end(self, state: RunState, stop: StopReason, error_message: str) -> RunEnd:
         return RunEnd(
-            self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.task.reading,
-            error_message=error_message, job=self.task.job,
+            self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.links.reading,
+            error_message=error_message, job=self.links.job,
         )  # fmt: skip
 
     def _note_end(self, run: Run) -> None:
@@ -546,7 +546,7 @@ class RunMemory:
 
     def _notify_services(self, prompt: Prompt) -> None:
         """Notifies the background services of the work that the run has left."""
-        if self.task.reading is not None:
+        if self.links.reading is not None:
             # No search finds the messages of this run: they are emptied before they are indexed.
             return
         keeper, context, exchanges = self.keeper, self.context, self.steps.exchanges

@@ -28,7 +28,7 @@ from gateway.agents.runs.calls.pauses import (
 )
 from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
-from gateway.agents.runs.run_memory import CONFLICT_TRIES, RunMemory, RunTask, ToolboxFactory
+from gateway.agents.runs.run_memory import CONFLICT_TRIES, RunLinks, RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
 from gateway.agents.runs.stored_run import find_step
 from gateway.core.conversation.canonical import MessageHasher
@@ -183,7 +183,7 @@ class RunStarter:
             self._make_toolbox_factory(send, context),
             client_call_ids=frozenset() if resumption is None else resumption.client_call_ids,
             calling_run_row=0 if resumption is None else resumption.calling_run_row,
-            task=_make_task(send),
+            links=_make_links(send),
             after_results=send.messages if send.decisions else (),
         )
 
@@ -244,7 +244,7 @@ class RunStarter:
             run,
             self._make_toolbox_factory(send, context),
             calling_run_row=run.id,
-            task=_make_task(send),
+            links=_make_links(send),
         )
         prompt = await memory.make_prompt()
         if open_exchange is not None:
@@ -364,9 +364,9 @@ class RunStarter:
         return resume_answered(context, step, [*earlier, *answers], run)
 
 
-def _make_task(send: RoutedSend) -> RunTask:
+def _make_links(send: RoutedSend) -> RunLinks:
     replaced_run_row = None if send.replaced_run is None else send.replaced_run.id
-    return RunTask(replaced_run_row, send.reading, None if send.accepted is None else send.accepted.job)
+    return RunLinks(replaced_run_row, send.reading, None if send.accepted is None else send.accepted.job)
 
 
 def _cut_result(decision: CallDecision, window: int | None) -> CallDecision:
