@@ -94,11 +94,11 @@ class Receipts:
         """
         receipt = Receipt(project=project, key_id=key_id, work=Work(kind, agent_row))
         if self.tracer is not None:
-            waiting = find_current_receipt() if is_awaited else None
-            if waiting is None:
+            waiting_receipt = find_current_receipt() if is_awaited else None
+            if waiting_receipt is None:
                 receipt.trace = self.tracer.begin()
-            elif waiting.trace is not None:
-                receipt.trace = self.tracer.begin(waiting.trace.make_own_headers())
+            elif waiting_receipt.trace is not None:
+                receipt.trace = self.tracer.begin(waiting_receipt.trace.make_own_headers())
         token = set_current_receipt(receipt)
         try:
             yield receipt

@@ -35,6 +35,8 @@ class RequestFigures(Struct, frozen=True):
 
 
 class _Minute(Struct):
+    """The counts of the requests of one minute."""
+
     # Minutes since the epoch.
     number: int
     # The number of requests.

@@ -23,7 +23,9 @@ class FactOrigins:
         known_texts: the facts and lines that were learned before.
         """
         self._messages = messages
+        # The distinctive words of each message.
         self._message_words = [list_distinctive_words(message.text) for message in messages]
+        # The known facts and lines, each with its distinctive words.
         self._known_lines = [
             (line, list_distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known_texts
         ]

@@ -50,9 +50,10 @@ class SideRequests:
         self._user_pattern = self._compile("user")
         # The pattern of the rules for a system message.
         self._system_pattern = self._compile("system")
-        # An application sends the same prompt with each request, so the match of the last prompt is cached. It depends
-        # on the prompt alone, and is dropped with these rules after a forgetting (gateway.run.resolver).
+        # The last prompt. An application sends the same prompt with each request, so its match is cached. The match
+        # depends on the prompt alone, and is dropped with these rules after a forgetting (gateway.run.resolver).
         self._last_prompt = ""
+        # The match of the last prompt.
         self._last_match = self._system_pattern.match("")
 
     def find(self, messages: Sequence[Mapping[str, Any]]) -> SideRule | None:

@@ -56,6 +56,7 @@ class MessageDraft(ReplyUsage):
         self._call_id_prefix = call_id_prefix
         # The fields in the order in which they came. A field with text has its pieces in `_texts`.
         self._fields: Json = {}
+        # The pieces of each field with text.
         self._texts: dict[str, list[str]] = {}
         # The calls, in the order in which they began.
         self.calls: list[ToolCall] = []

@@ -18,6 +18,7 @@ class JobMetrics:
         self._count_jobs = count_jobs
         # The number of jobs by their state, as it was read last.
         self._counts: Mapping[JobState, int] = {}
+        # Counts attempts by the kind of job and the outcome.
         self._attempts = metrics.add_counter(
             "job_attempts", "Attempts of jobs by what became of them.", "kind", "outcome"
         )
@@ -27,7 +28,9 @@ class JobMetrics:
             lambda: {(state,): count for state, count in self._counts.items()},
             "state",
         )
+        # Counts calls by their outcome.
         self._calls = metrics.add_counter("background_calls", "Calls of the background model.", "outcome")
+        # Counts the tokens of calls.
         self._tokens = metrics.add_counter("background_tokens", "Tokens that background calls used.")
         metrics.add_refresher(self._refresh)
 

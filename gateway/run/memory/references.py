@@ -153,9 +153,11 @@ class _ReferenceFiller:
 
     def __init__(self, request: ChatRequest, max_reply_bytes: int) -> None:
         self._request = request
-        self._max_reply_bytes = self._left_bytes = max_reply_bytes
-        # The messages that replace each message of the request, by its index, with their models as private fields.
+        self._max_reply_bytes = max_reply_bytes
+        # The bytes that further messages and thoughts may have.
+        self._remaining_bytes = max_reply_bytes
         models = request.reply_models
+        # The messages that replace each message of the request, by its index, with their models as private fields.
         self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
         # The indices of the messages that stand for a stored message.
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
@@ -181,8 +183,8 @@ class _ReferenceFiller:
             self._messages[index][:0] = messages
             return
         # The same reply may be named again and again.
-        self._left_bytes -= len(orjson.dumps(messages[-1]))
-        if self._left_bytes < 0:
+        self._remaining_bytes -= len(orjson.dumps(messages[-1]))
+        if self._remaining_bytes < 0:
             raise BodyTooLarge(
                 f"What the items stand for has more than {self._max_reply_bytes} bytes (server.max_body_bytes)."
             )
@@ -218,8 +220,8 @@ class _ReferenceFiller:
         message = self._messages[index][-1]
         thoughts = {key: reply[key] for key in THOUGHT_FIELDS if key in reply and key not in message}
         size = len(orjson.dumps(thoughts))
-        if thoughts and size <= self._left_bytes:
-            self._left_bytes -= size
+        if thoughts and size <= self._remaining_bytes:
+            self._remaining_bytes -= size
             model = read_private(reply).get("model")
             self._messages[index][-1:] = [with_private({**message, **thoughts}, model=model)]
 

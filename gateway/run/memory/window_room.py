@@ -83,18 +83,23 @@ class WindowRoom:
         self.entries = _list_entries(prompt)
         self.prompt = prompt
         self._eviction = prompt.eviction
+        # The tokens of the model's window.
         self._context_tokens = prompt.target.context_window or ANY_WINDOW
         self._count = count
         self._note = note
         system = prompt.system
+        # The tokens of the prompt's system text, and of the text that goes with a newer summary.
         self._system_tokens = count(system) if system else 0
         self._newer_system_tokens = self._system_tokens if newer_system is None else count(newer_system)
+        # The tokens of all other parts that are always sent.
         self._fixed_tokens = self._count_fixed() + sum(count_message_tokens(m, count) for m in rounds)
-        # An upper bound of each entry's tokens, and of all tokens before each entry.
+        # An upper bound of each entry's tokens.
         self._max_entry_tokens = [count_message_tokens(m, count_upper_bound) for _, m in self.entries]
+        # The same bound of all tokens before each entry.
         self._max_tokens_before = [0, *accumulate(self._max_entry_tokens)]
-        # The tokens of each entry, and all tokens before each entry; None: not counted yet.
+        # The tokens of each entry; None: not counted yet.
         self._entry_tokens: list[int] | None = None
+        # The tokens of all entries before each entry; None: not counted yet.
         self._tokens_before: list[int] | None = None
         # The entries as the window sees them; None: not needed yet.
         self._items: list[WindowItem] | None = None

@@ -36,9 +36,11 @@ class Failover:
 
         providers: the providers by their names; the providers of further keys have the names `name#2`, ...
         """
+        # Returns the seconds of a monotonic clock.
         self.now: Callable[[], float] = time.monotonic
         # Returns the seconds since the epoch, for dates in Retry-After.
         self.wall_clock: Callable[[], float] = time.time
+        # Waits for a number of seconds.
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         # Returns a random number from 0 to 1, which spreads the waits of requests over time.
         self.chance: Callable[[], float] = random.random

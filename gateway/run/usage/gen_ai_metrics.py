@@ -58,27 +58,32 @@ class GenAIMetrics:
     """Counts what requests and work used, in metrics of the process."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
+        # The names of models as labels.
         self._models = ModelNames(list_model_names(settings))
+        # The seconds of calls of models.
         self._durations = metrics.add_histogram(
             "gen_ai_client_inference_duration_seconds",
             "Time of calls of models.",
             _DURATION_BOUNDS_S,
             *_LABELS,
         )
+        # The seconds until the first chunk of a stream.
         self._first_chunks = metrics.add_histogram(
             "gen_ai_client_inference_time_to_first_chunk_seconds",
             "Time to the first chunk of a stream.",
             _FIRST_CHUNK_BOUNDS_S,
             *_LABELS,
         )
-        # In the order of `TokenCounts`.
+        # The kinds of tokens, in the order of `TokenCounts`.
         kinds = ("input", "output", "cache_read_input", "cache_write_input", "reasoning_output")
+        # The tokens of calls, by kind.
         self._tokens = [
             metrics.add_counter(
                 f"gen_ai_client_inference_usage_{kind}_tokens", "Tokens as upstreams reported them.", *_LABELS
             )
             for kind in kinds
         ]
+        # The seconds of the gateway's own tools.
         self._tools = metrics.add_histogram(
             "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATION_BOUNDS_S, "gen_ai_tool_name"
         )

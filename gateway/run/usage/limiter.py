@@ -113,6 +113,7 @@ class Limiter:
         self._read_s = read_s
         # The seconds since its last write for which a process counts among those that share the limits.
         self._shared_s = max(_SHARED_S, _SHARED_WRITES * write_s)
+        # Counts limited requests by unit and period of the limit, and by the answer.
         self._limited_requests = metrics.add_counter(
             "limited",
             "Requests that a limit refused, or had answered by another model.",
