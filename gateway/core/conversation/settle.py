@@ -104,8 +104,9 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
     The reply so far is stored, so that the part that was spoken is recognised later. It is not active. If the client
     named the response before by its id, the heard part of that response is stored now: the client sends it only once.
+    So it is if the client may name this response, from whose id the path is read.
     """
-    if plan.query.path_length is not None:
+    if plan.query.path_length is not None or plan.query.makes_response:
         _store_heard(tree, plan, request_end.now)
     exchange = make_exchange(tree, plan, request_end)
     if is_tombstone(exchange):

@@ -281,6 +281,30 @@ def test_what_was_heard_of_an_unstored_response_may_come_after_its_id(
     assert list_stored_texts(ways) == [*texts, "Ok."]
 
 
+@pytest.mark.parametrize("first_is_stored", [True, False])
+def test_what_was_heard_before_a_cancelled_stored_response_stays(
+    upstream: StrictUpstream, tmp_path: Path, first_is_stored: bool
+) -> None:
+    gate = Gate()
+    cut = say("Six seven eight.", tokens=["Six ", "seven ", "eight."], hold_after={2: gate})
+    upstream.queue(say("One two three four."), cut)
+    with (
+        remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world,
+        open_socket(world.gateway) as socket,
+    ):
+        client = SocketClient(socket)
+        first = client.ask(input="Hi", store=first_is_stored)
+        heard = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": "Stop."}]
+        client.create(input=heard, previous_response_id=first["id"])
+        client.wait_for("response.output_text.delta")
+        client.send(type="response.cancel")
+        cancelled = client.wait_for()["response"]
+        gate.open()
+        client.ask(input="Go on.", previous_response_id=cancelled["id"])
+        texts = [read_text(message).strip() for message in upstream.last.messages]
+        assert texts == ["Hi", "One two", "Stop.", "Six", "Go on."]
+
+
 def test_another_connection_does_not_know_what_is_not_stored(world: World, client: SocketClient) -> None:
     first = client.ask(input="One.", store=False)
     with open_socket(world.gateway) as socket:
