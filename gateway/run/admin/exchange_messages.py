@@ -47,10 +47,12 @@ def make_message_records(
     """
     if is_tombstone(exchange):
         state: _State = "off" if exchange.state is ExchangeState.OFF else "forgotten"
-        is_empty = not exchange.inputs and exchange.reply is None
-        return (
-            [] if is_empty else [_make_record_without_text(exchange, exchange.seq, "", exchange.begun, state)]
-        )
+        if not exchange.inputs and exchange.reply is None:
+            return []
+        record = _make_record_without_text(exchange, exchange.seq, "", exchange.begun, state)
+        if len(exchange.inputs) > 1:
+            record = replace(record, last_seq=exchange.reply_seq - (exchange.reply is None))
+        return [record]
     records = _make_input_records(exchange, is_whole=is_whole)
     reply = _make_reply_record(exchange, request, is_whole=is_whole)
     if reply is not None:

@@ -163,6 +163,8 @@ class MessageRecord(Struct, frozen=True):
     note: str | None = None
     # For a reply: the id of the request that it answers.
     request: str | None = None
+    # For a whole exchange without text: the number of its last message; not set: it has a question and its reply.
+    last_seq: int | UnsetType = UNSET
 
 
 def get_source_kind(message: Message) -> SourceKind:

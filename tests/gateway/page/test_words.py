@@ -990,6 +990,10 @@ def test_a_preview_counts_the_messages_of_a_long_list_that_came_with_one(operato
     assert "Type 22 to confirm" in shown
     assert "22 messages would go now" in plain(operator.post(together).body.decode())
     assert "It is gone: 22 messages" in plain(operator.post(together, confirm="22").body.decode())
+    chat.say("And now?")
+    (conversation,) = operator.world.query("SELECT uid FROM conversations")
+    shown = plain(page(operator, f"{memory}/c/{conversation}"))
+    assert "Messages 1 to 22 are forgotten, by operator." in shown
 
 
 @pytest.mark.parametrize("target", ["message=1", "all=1"])
