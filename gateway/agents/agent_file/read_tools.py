@@ -17,9 +17,8 @@ from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.turn.asides import HEARTBEAT
 from gateway.validation import Fault, Path
 
-# The fields of a request that changes a tool: those that are not read from a file, and those that a file has as well.
-_UNREAD_FIELDS = {"args_json_schema", "pip_requirements", "npm_requirements"}
-_FIELDS = [name for name in UpdateTool.__struct_fields__ if name not in _UNREAD_FIELDS]
+# The fields of a tool in a file that have the same meaning in a request that changes a tool.
+_FIELDS = {*UpdateTool.__struct_fields__} - {"args_json_schema", "pip_requirements", "npm_requirements"}
 
 
 class ToolsOfFile(Struct, frozen=True):
@@ -57,7 +56,7 @@ def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
 
 def _make_definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_own: bool) -> ToolDefinition:
     """Returns the definition of a tool. raw: the tool as JSON. Raises: Unprocessable."""
-    fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
+    fields = {name: raw[name] for name in sorted(_FIELDS) if raw.get(name) is not None}
     schema = fields.get("json_schema")
     if not isinstance(schema, dict) or schema.get("name") != tool.name:
         raise Unprocessable(Fault((*path, "json_schema", "name"), "Expected a schema with the tool's name"))
