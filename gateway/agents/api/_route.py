@@ -281,7 +281,7 @@ def _read_form(form_type: type[Form], http: Request, data: bytes) -> tuple[Form,
 def _read_query(query_type: type[UrlQuery], http: Request) -> dict[str, Any]:
     """Returns the values of a query by parameter, with a list for each parameter that may be repeated."""
     values: dict[str, Any] = {}
-    list_names = struct_fields.list_fields(query_type)
+    list_names = struct_fields.find_list_fields(query_type)
     for parameter, value in http.query_params.multi_items():
         # Letta 0.6 has `cursor` for `after`, and `user_id`, in place of which the key names the caller.
         name = "after" if parameter == "cursor" else parameter

@@ -53,8 +53,8 @@ class SendFields(Struct, frozen=True, kw_only=True):
     # The system prompt that replaces the agent's own for this send; None: none does.
     system: str | None = None
 
-    def list_fields(self) -> dict[str, Any]:
-        """Returns the fields of this struct, for another struct that has them."""
+    def copy_send_fields(self) -> dict[str, Any]:
+        """Returns the fields of `SendFields`, for another struct that has them."""
         return {name: getattr(self, name) for name in SendFields.__struct_fields__}
 
 

@@ -21,7 +21,7 @@ from gateway.agents.wire.faults import Unprocessable, name_type, phrase_fault
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
-from gateway.validation import Fault, Path, list_metas, list_union_members, make_fault, without_annotations
+from gateway.validation import Fault, Path, list_metas, list_union_members, without_annotations
 
 _VERDICT = "x-verdict"
 _HONOURED: Final = "x-honoured"
@@ -105,14 +105,10 @@ def parse(data: bytes, path: Path = ("body",)) -> Any:
 
 def read_texts(data: bytes) -> dict[str, str]:
     """Reads a body that has a text for each name. Raises: Unprocessable, with the field; BodyTooLarge."""
-    check_values(data)
     try:
-        texts = msgspec.json.decode(data or b"{}", type=dict[str, str])
-        return without_nul(texts) if NUL in data else texts
-    except msgspec.ValidationError as error:
-        raise Unprocessable(phrase_fault(make_fault(error, None, dict[str, str], ("body",)))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unprocessable(Fault(("body",), f"JSON decode error: {error}", "json_invalid")) from error
+        return validation.convert(parse(data or b"{}"), dict[str, str], ("body",))
+    except validation.InvalidValue as error:
+        raise Unprocessable(phrase_fault(error.fault)) from error
 
 
 def convert(json: Any, struct_type: type[B], path: Path, *, is_lax: bool = False) -> B:
@@ -137,7 +133,7 @@ def convert(json: Any, struct_type: type[B], path: Path, *, is_lax: bool = False
 def _check_sizes(body: msgspec.Struct, path: Path) -> None:
     """Raises: Unprocessable if an object or a list of entries in the body, or in a struct in it, is too large."""
     for struct_path, struct in _walk_structs(body):
-        for name in _list_bounded_fields(type(struct)):
+        for name in _select_fields(type(struct), _is_bounded):
             if isinstance(value := getattr(struct, name), dict | list):
                 check_size(value, (*path, *struct_path, name))
 
@@ -184,7 +180,7 @@ def _walk_structs(body: msgspec.Struct, path: Path = ()) -> Iterator[tuple[Path,
     The keys of objects are left out of paths, since senders choose them.
     """
     yield path, body
-    for name in _list_struct_fields(type(body)):
+    for name in _select_fields(type(body), _has_struct):
         value, field_path = getattr(body, name), (*path, name)
         entries = value if isinstance(value, list) else [value]
         if isinstance(value, dict):
@@ -199,17 +195,19 @@ def _join_path(path: Path, name: str) -> str:
     return ".".join([*(key for key in path if isinstance(key, str)), name])
 
 
-@cache
-def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
+def find_list_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold a list."""
-    return frozenset(_select_fields(struct_type, lambda hint: get_origin(hint) is list))
+    return _select_fields(struct_type, _is_list)
 
 
-def _select_fields(struct_type: type[msgspec.Struct], takes_type: Callable[[Any], bool]) -> Iterator[str]:
-    """Yields the names of the fields of which a type is taken. takes_type: returns whether a type is taken."""
-    for name, hint in validation.list_field_types(struct_type).items():
-        if any(map(takes_type, map(without_annotations, list_union_members(hint)))):
-            yield name
+@cache
+def _select_fields(struct_type: type[msgspec.Struct], takes_type: Callable[[Any], bool]) -> tuple[str, ...]:
+    """Returns the names of the fields of which a type is taken. takes_type: returns whether a type is taken."""
+    return tuple(
+        name
+        for name, hint in validation.list_field_types(struct_type).items()
+        if any(map(takes_type, map(without_annotations, list_union_members(hint))))
+    )
 
 
 # -- verdicts
@@ -242,19 +240,15 @@ def list_stored_fields(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str
     }
 
 
-@cache
-def _list_struct_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Returns the names of the fields that hold structs."""
-    return tuple(_select_fields(struct_type, _has_struct))
+# -- types of fields
 
 
-@cache
-def _list_bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Returns the names of the fields that hold an object of any names, or a list of entries."""
-    return tuple(_select_fields(struct_type, _is_bounded))
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is list
 
 
 def _is_bounded(hint: Any) -> bool:
+    """Returns whether a field holds an object of any names, or a list of entries."""
     if get_origin(hint) is list:
         return all(
             validation.is_struct(member) and issubclass(member, Entry)
@@ -264,4 +258,5 @@ def _is_bounded(hint: Any) -> bool:
 
 
 def _has_struct(hint: Any) -> bool:
+    """Returns whether a field holds a struct, or a list or an object of structs."""
     return validation.is_struct(hint) or any(map(_has_struct, get_args(hint)))

@@ -14,7 +14,7 @@ from gateway.agents.wire.struct_fields import (
     Body,
     NoEffect,
     convert,
-    list_fields,
+    find_list_fields,
     list_ignored_fields,
     partly_honoured,
     read_body,
@@ -160,4 +160,4 @@ def test_ignored_fields_of_an_object_are_named_as_far_as_a_header_can() -> None:
 
 
 def test_lists_are_known_by_their_fields() -> None:
-    assert list_fields(Outer) == {"inner", "words"}
+    assert {*find_list_fields(Outer)} == {"inner", "words"}

@@ -57,7 +57,7 @@ class StoredRequest(SendFields, frozen=True):
         replaces: the row of an ended run of the same send; None: there is none.
         """
         return StoredRequest(
-            **request.list_fields(),
+            **request.copy_send_fields(),
             event_options=event_options,
             callback=callback,
             models=request.forwarded.models,
@@ -84,5 +84,5 @@ class StoredRequest(SendFields, frozen=True):
         forwarded: the headers and fields that the process has in memory; empty after a restart.
         """
         forwarded = replace(forwarded, models=self.models, key_id=self.key_id)
-        fields = self.list_fields()
+        fields = self.copy_send_fields()
         return RunRequest(resolved.spec, resolved.scope, conversation_name, forwarded=forwarded, **fields)
