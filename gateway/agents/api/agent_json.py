@@ -8,12 +8,13 @@ from typing import Any
 from msgspec import to_builtins
 
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS, SAMPLING_SETTINGS, SETTINGS_TYPES
+from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS
 from gateway.agents.api.blocks import render_block
 from gateway.agents.api.folders import render_folder
 from gateway.agents.api.groups import render_group
 from gateway.agents.api.identities import render_identity
 from gateway.agents.api.model_json import choose_provider_type, render_embedder
+from gateway.agents.api.model_settings import SAMPLING_SETTINGS, SETTINGS_TYPES
 from gateway.agents.api.tool_json import render_tool
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.agent_models import find_context_window

@@ -17,9 +17,9 @@ from gateway.agents.api._message_pages import MessagePages
 from gateway.agents.api._paging import CONVERSATION_MESSAGES, read_page_at
 from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
-from gateway.agents.api.agent_bodies import SETTINGS, WindowTokens, set_sampling
 from gateway.agents.api.compaction import Compact, CompactionBody, compact_on_request
 from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
+from gateway.agents.api.model_settings import SETTINGS, WindowTokens, set_sampling
 from gateway.agents.api.named_conversation import NamedConversation, find_conversation_row, get_conversation
 from gateway.agents.api.runs import RunStream, stream_run
 from gateway.agents.api.sends import SendReply, Sends
