@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gateway.agents.batches.item_failure import AGENT_GONE, NEEDS_APPROVAL, UNKNOWN_TOOL
 from gateway.agents.batches.item_texts import RequestState, load_written_edit
 from gateway.agents.batches.item_turn import ItemTurn
-from gateway.agents.runs.stored_conversation import make_open_command, read_stored_context
+from gateway.agents.runs.stored_conversation import make_step_open, read_stored_context
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.stored_path import finish_turn, hash_exchanges
 from gateway.core.conversation.wire_message import read_text
@@ -119,7 +119,7 @@ def _make_turn(
         window=FittedWindow(evicted=context.evicted),
         new_notes={n - written_count: note for n, note in state.notes.items() if n >= written_count},
     )
-    write = make_open_command(context, prompt, None, now)
+    write = make_step_open(context, prompt, None, now)
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     hasher = MessageHasher(context.agent.secret)
     exchange = finish_turn(

@@ -16,12 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gateway.agents.migrate.agents_server import RequestFailed, Server
-from gateway.agents.migrate.letta_agent import (
-    LettaAgent,
-    find_mcp_servers,
-    list_named_models,
-    make_agent_file,
-)
+from gateway.agents.migrate.letta_agent import LettaAgent, find_mcp_servers, list_models, make_agent_file
 from gateway.agents.migrate.letta_source import LETTA_FORM, LettaSource, ListedAgent
 from gateway.agents.migrate.move_report import describe_counts, describe_losses
 from gateway.core import ids
@@ -124,7 +119,7 @@ class LettaMove:
         with self._source.server.expect_form(LETTA_FORM):
             agent = self._source.read_agent(listed_agent)
             counts = describe_counts(agent)
-            models = {self._model} if self._model else list_named_models(agent)
+            models = {self._model} if self._model else list_models(agent)
             servers = find_mcp_servers(agent.state)
             agent_file = make_agent_file(agent)
         with self._target.expect_form("Mnemogate"):

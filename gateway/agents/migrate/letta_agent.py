@@ -108,7 +108,7 @@ def find_mcp_servers(state: Mapping[str, Any]) -> Mapping[str, str]:
     }
 
 
-def list_named_models(agent: LettaAgent) -> set[str]:
+def list_models(agent: LettaAgent) -> set[str]:
     """Returns the models that an agent and its conversations name."""
     config = agent.state.get("llm_config") or {}
     model = agent.state.get("model") or config.get("handle") or config.get("model") or "none"

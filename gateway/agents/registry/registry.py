@@ -13,14 +13,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import (
-    BUILT_IN_NUMBERS,
-    FILE_TOOL_NUMBERS,
-    MULTI_AGENT_TOOLS,
-    AgentKind,
-    choose_kind,
-    make_base_rules,
-)
+from gateway.agents.core.kinds import FILE_TOOL_NUMBERS, MULTI_AGENT_TOOLS, choose_kind, make_base_rules
 from gateway.agents.core.sleeptime_agent import SLEEP_JOB
 from gateway.agents.registry.agent_models import check_model
 from gateway.agents.registry.agent_resolver import AgentResolver
@@ -28,7 +21,7 @@ from gateway.agents.registry.agent_views import AgentView, AgentViews
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.agents.registry.sleeptime_agents import SleeptimeAgentRegistry
-from gateway.agents.registry.tool_registry import ToolRegistry, ToolView, number_tool
+from gateway.agents.registry.tool_registry import ToolRegistry, ToolView, make_built_in, number_tool
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition
 from gateway.core.request.requested_agent import AGENT_PREFIX
@@ -238,7 +231,7 @@ class Registry:
         """
         if tools is None:
             tools = await self._store.attached.load_targets(agent_row, DefinitionKind.TOOL)
-        numbers = [BUILT_IN_NUMBERS[name] for name in MULTI_AGENT_TOOLS]
+        numbers = [number_tool(make_built_in(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.has_multi_agent_tools:
             return [number for number in tools if number not in numbers]
         return list(dict.fromkeys([*tools, *numbers]))
@@ -303,21 +296,16 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
     rules = definition.rules
     has_rules = kind.has_rules if new.has_base_rules is None else new.has_base_rules
     if has_rules:
-        built_in = [tool.name for tool in tools if tool.definition is None]
-        rules = (*rules, *make_base_rules(built_in, rules))
+        built_in_names = [tool.name for tool in tools if tool.definition is None]
+        rules = (*rules, *make_base_rules(built_in_names, rules))
+    least_messages = kind.least_messages
+    if least_messages is not None and definition.most_messages is not None:
+        # The window of the agent's own may be smaller than that of its kind.
+        least_messages = min(least_messages, definition.most_messages // 2)
     return replace(
         definition,
         rules=rules,
         clears=definition.clears or kind.clears,
         most_messages=definition.most_messages or kind.most_messages,
-        least_messages=definition.least_messages or _choose_least_messages(kind, definition.most_messages),
+        least_messages=definition.least_messages or least_messages,
     )
-
-
-def _choose_least_messages(kind: AgentKind, most_messages: int | None) -> int | None:
-    """Returns the fewest messages that the window of a kind retains; None: no bound.
-
-    most_messages: the agent's own limit of the window; None: the agent has none.
-    """
-    least = kind.least_messages
-    return least if least is None or most_messages is None else min(least, most_messages // 2)

@@ -25,7 +25,7 @@ from gateway.core.turn.client_view import ViewFactory
 from gateway.run.call import Forwarded
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.tools.toolbox import cut_result, limit_result_chars
+from gateway.run.tools.toolbox import choose_max_chars, cut_result
 from gateway.run.upstream.route import Route
 from storage.job_records import Job
 from storage.records import DEFAULT_CONVERSATION, READING_PREFIX, Agent, Exchange, Scope, Summary
@@ -251,4 +251,4 @@ def cut_to_window(result: WireMessage, window: int | None) -> WireMessage:
     text = result.get("content")
     if window is None or not isinstance(text, str):
         return result
-    return {**result, "content": cut_result(text, limit_result_chars(len(text), window))}
+    return {**result, "content": cut_result(text, choose_max_chars(len(text), window))}

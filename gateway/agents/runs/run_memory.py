@@ -18,12 +18,7 @@ from msgspec.structs import replace
 from gateway.agents.runs.run import make_reading_command
 from gateway.agents.runs.step_edits import StepEdits
 from gateway.agents.runs.step_result import UPSTREAM_FAULTS, StepResult, choose_end, number_results
-from gateway.agents.runs.stored_conversation import (
-    make_open_command,
-    plan_next,
-    reread_context,
-    with_ended_step,
-)
+from gateway.agents.runs.stored_conversation import make_step_open, plan_next, reread_context, with_ended_step
 from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
@@ -155,7 +150,7 @@ class RunMemory:
         Raises: WriteConflict if the conversation has moved; StoreError.
         """
         now = self.keeper.now()
-        write = make_open_command(self.context, prompt, self._make_started_run(), now)
+        write = make_step_open(self.context, prompt, self._make_started_run(), now)
         if self.links.replaced_run_row is not None and write.abandoned is None:
             write = replace(write, replaced=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(
@@ -381,7 +376,7 @@ class RunMemory:
     def _make_next_open(self, prompt: Prompt, end: RunEnd | None) -> StepOpen:
         """Returns the write that opens the planned step. end: as in `_try_open`."""
         edits = self._edits
-        write = make_open_command(self.context, prompt, self._make_started_run(), self.context.request.now)
+        write = make_step_open(self.context, prompt, self._make_started_run(), self.context.request.now)
         write = replace(
             write, edits=edits.merge(self.context.path[-1].id), versions=edits.versions_read,
             reading=self.links.reading, replaces=self.links.replaced_run_row,

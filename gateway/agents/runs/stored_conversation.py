@@ -256,7 +256,7 @@ def _make_query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     )
 
 
-def make_open_command(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
+def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
     """Returns the command that stores an open step, before the model is asked.
 
     run: the run that begins with the step; None: the run has begun earlier.

@@ -30,13 +30,7 @@ from gateway.core.tags import escape_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import (
-    CallDeduplicator,
-    ForeignCall,
-    ToolAnswer,
-    cut_result,
-    limit_result_chars,
-)
+from gateway.run.tools.toolbox import CallDeduplicator, ForeignCall, ToolAnswer, choose_max_chars, cut_result
 from storage.batch_records import make_call_origin
 from storage.records import Block, Exchange
 
@@ -120,7 +114,7 @@ class AgentTools:
 
     async def _ask_agent(self, call: RunTool) -> ToolAnswer:
         assert self.agent_sender is not None  # without it the tools are only described
-        max_chars = limit_result_chars(MAX_RESULT_CHARS, self.window)
+        max_chars = choose_max_chars(MAX_RESULT_CHARS, self.window)
         return _sanitize(await perform_call(self.agent_sender, call, max_chars))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
@@ -223,7 +217,7 @@ class AgentTools:
 
     def _cut(self, answer: ToolAnswer, max_chars: int) -> ToolAnswer:
         """Returns an answer that is short enough to leave room in the window, and has at most `max_chars`."""
-        return replace(answer, content=cut_result(answer.content, limit_result_chars(max_chars, self.window)))
+        return replace(answer, content=cut_result(answer.content, choose_max_chars(max_chars, self.window)))
 
 
 def _sanitize(answer: ToolAnswer) -> ToolAnswer:

@@ -97,7 +97,7 @@ class ToolAnswer(Struct, frozen=True):
         return cls.failed(f"Error: {tool} was called, but {reason}. It may have been done.")
 
 
-def limit_result_chars(tool_chars: int, window_tokens: int | None) -> int:
+def choose_max_chars(tool_chars: int, window_tokens: int | None) -> int:
     """Returns the most characters that a result may have.
 
     tool_chars: the limit of the tool.
