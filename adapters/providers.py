@@ -72,8 +72,9 @@ class ProviderSpec(Struct, frozen=True):
     name: str
     # The address of the API; None: each customer has an address of its own.
     base_url: str | None
+    # The capabilities of the provider.
     capabilities: Capabilities = UNKNOWN
-    # The API spoken there.
+    # The API that the provider has.
     dialect: Literal["openai", "anthropic"] = "openai"
     # True if it is a server that operators run themselves, with `base_url` as its default address.
     is_server: bool = False

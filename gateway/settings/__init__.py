@@ -219,10 +219,11 @@ class MemorySettings(Table, frozen=True):
 class HostRule(Struct, frozen=True):
     """A host that tools may speak to."""
 
-    # http or https.
+    # "http" or "https".
     scheme: str
-    # In lower case. `*.example.org` stands for each host below example.org, `*` for each host.
+    # The host's name, in lower case. `*.example.org` stands for each host below example.org, `*` for each host.
     name: str
+    # The port of the host.
     port: int
 
     @classmethod

@@ -74,6 +74,7 @@ class ReadTables(NamedTuple):
 
     # The values of the tables without mistakes.
     values: dict[str, Any]
+    # The mistakes of all tables.
     mistakes: list[SettingsError]
     # The names of the tables with mistakes.
     bad_tables: set[str]

@@ -33,6 +33,7 @@ class MessagesRoute:
 
     # Answers requests that were read as chat completions.
     chat_route: ChatRoute
+    # Sends requests without memory to upstreams.
     forwarder: Forwarder
     # True if a request without `max_tokens` is refused.
     needs_max_tokens: ClassVar[bool] = True

@@ -57,6 +57,7 @@ def make_model_routes(models: ModelList, agents: NamedAgents | None) -> list[Rou
 class _ModelHandlers:
     """Answers the requests for models."""
 
+    # The models of all upstreams.
     models: ModelList
     # The agents of the agents API; None: no agents are listed.
     agents: NamedAgents | None

@@ -32,7 +32,9 @@ from storage.run_records import Run
 class ResponseInput:
     """Lists the input items of responses that the gateway itself has answered."""
 
+    # Finds the responses and their turns.
     finder: ResponseFinder
+    # Reads the conversations of responses, for their system messages.
     conversations: ResponseConversations
 
     async def read_page(self, owner: ResponseOwner, response: LocatedResponse, query: str) -> Json:
