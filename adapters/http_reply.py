@@ -77,11 +77,11 @@ class HttpReply:
         self._reservation = ReplyReservation(_SMALL_REPLY_BYTES, replies)
 
     async def detect_events(self) -> None:
-        """Sets `is_stream` for a reply of another content type that begins as a stream does.
+        """Sets `is_stream` by how the reply begins, for a reply with another content type than was asked for.
 
         Small servers send streams without a content type, or as plain text, JSON or HTML, and SDKs read such streams.
-        Other servers send whole replies or errors of these types. A reply that breaks here breaks again when it is
-        read.
+        Other servers send whole replies or errors of these types, or whole replies with the type of a stream. A reply
+        that breaks here breaks again when it is read.
         """
         if not 200 <= self.status < 300:
             return

@@ -89,15 +89,15 @@ class HttpTransport:
         headers: Mapping[str, str],
         body: bytes | Upload | None = None,
         *,
-        wants_stream: bool = False,
+        wants_stream: bool | None = None,
         sends_once: bool = False,
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
         url: the address in the form in which it is written to an upstream.
         headers: all headers to send, except `Host` and `Content-Length`.
-        wants_stream: True if the request asks for a stream. Then the first bytes of a reply of another content type
-            decide whether the reply is a stream.
+        wants_stream: whether the request asks for a stream; None: not known. If a reply has another content type than
+            the request asks for, its first bytes decide whether it is a stream.
         sends_once: True if the request must not be sent again, whatever becomes of it.
 
         Raises: ProviderTimeout; NoDescriptor; ProviderUnreachable, also for a POST that is redirected: the redirect is
@@ -128,7 +128,7 @@ class HttpTransport:
             await reply.aclose()
             target = _describe_redirect(address, reply)
             raise ProviderUnreachable(f"{address.authority} redirects to {target}, which is not followed")
-        if wants_stream and not reply.is_stream:
+        if wants_stream is not None and wants_stream != reply.is_stream:
             await reply.detect_events()
         return reply
 

@@ -50,8 +50,8 @@ class ModelRequest(NamedTuple):
     credential: str | None = None
     # The client's query without its "?"; a `path` may have one of its own instead.
     query: str = ""
-    # True if the request asks for a stream.
-    wants_stream: bool = False
+    # True if the request asks for a stream; None: it was not read for that.
+    wants_stream: bool | None = None
     # The path below the upstream's base URL.
     path: str = CHAT_PATH
     # The method of HTTP.

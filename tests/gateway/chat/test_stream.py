@@ -135,6 +135,17 @@ def test_a_whole_reply_where_a_stream_was_asked_for_is_remembered(world: World, 
     assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
 
 
+@pytest.mark.parametrize("model", ["m", "agent/helper"])
+def test_a_whole_reply_by_the_type_of_a_stream_is_whole(world: World, model: str) -> None:
+    """Some proxies name this type for each reply, and SDKs read the JSON."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Tea."}, "finish_reason": "stop"}
+    world.upstream.queue(raw(json.dumps({"id": "c", "choices": [choice]}).encode()))
+    answer = world.post([{"role": "user", "content": "What do I like?"}], model=model, user="alice")
+    assert answer.json["choices"][0]["message"]["content"] == "Tea."
+    world.settle()
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
+
+
 def test_gateway_tools_are_run_in_a_stream_by_another_type(world: World) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "memory_insert"}}
     call["function"] |= {"arguments": json.dumps({"label": "human", "new_string": "Likes tea."})}
