@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway.operations import make_request_operations
@@ -19,6 +18,7 @@ from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
+from tests.server import RawReply
 
 FACT = "My cat is called Zqmisox and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -39,10 +39,15 @@ def asked(world: World, text: str, **headers: str) -> str:
     return dict(reply.headers)["x-mnemogate-request-id"]
 
 
+def ask_why(world: World, id: str, **headers: str) -> RawReply:
+    """Asks why a reply recalled what it did. id: the id of the request."""
+    return world.gateway.ask("GET", f"/v1/memory/requests/{id}", headers=headers)
+
+
 def why(world: World, id: str) -> Any:
-    reply = httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}", timeout=PATIENCE_S)
-    assert reply.status_code == 200, reply.text
-    return reply.json()
+    reply = ask_why(world, id)
+    assert reply.status == 200, reply.body
+    return reply.json
 
 
 def test_a_reply_shows_what_it_recalled_and_what_stayed_out(world: World) -> None:
@@ -107,19 +112,13 @@ def test_a_request_that_names_a_user_is_shown_that_users_requests_alone(world: W
     """A client that sends its user with each request was shown another user's words."""
     asked(world, FACT)
     id = asked(world, QUESTION)
-    url = f"{world.gateway.url}/v1/memory/requests/"
-
-    def seen_as(**headers: str) -> int:
-        return httpx.get(f"{url}{id}", headers=headers, timeout=PATIENCE_S).status_code
-
-    assert seen_as(**{"x-mnemogate-user": "bob"}) == 404
-    assert seen_as(**{"x-mnemogate-user": "alice"}) == seen_as() == 200
-    assert seen_as(**{"x-mnemogate-usr": "bob"}) == 400, "else it would name nobody"
+    assert ask_why(world, id, **{"x-mnemogate-user": "bob"}).status == 404
+    assert ask_why(world, id, **{"x-mnemogate-user": "alice"}).status == ask_why(world, id).status == 200
+    assert ask_why(world, id, **{"x-mnemogate-usr": "bob"}).status == 400, "else it would name nobody"
     # A client chooses its ids, so requests of two users may have the same.
     for user in ("alice", "bob"):
         asked(world, QUESTION, **{"x-mnemogate-user": user, "x-request-id": "of-two"})
-    explanation = httpx.get(f"{url}of-two", headers={"x-mnemogate-user": "alice"}, timeout=PATIENCE_S).json()
-    assert explanation["name"] == "alice"
+    assert ask_why(world, "of-two", **{"x-mnemogate-user": "alice"}).json["name"] == "alice"
 
 
 def test_what_a_template_finds_and_the_question_again_is_shown_once(world: World) -> None:
@@ -200,26 +199,19 @@ def test_a_source_that_is_forgotten_has_no_text_and_a_forgotten_reply_no_page(wo
     assert b"Zqmisox" not in world.data()
     (turn,) = world.query("SELECT max(exchange) FROM recalls")
     world.gateway.call(forget(ForgetTarget(exchange_rows=[turn])))
-    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}", timeout=PATIENCE_S).status_code == 404
+    assert ask_why(world, id).status == 404
 
 
 @pytest.mark.both
 def test_another_project_sees_nothing_and_an_unknown_id_is_a_404(world: World) -> None:
     id = asked(world, FACT)
-    theirs = world.gateway.call(_key(world, "other"))
-    own = world.gateway.call(_key(world, "default"))
-    url = f"{world.gateway.url}/v1/memory/requests"
-
-    def status(id: str, key: str) -> int:
-        return httpx.get(
-            f"{url}/{id}", headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S
-        ).status_code
-
-    assert [status(id, own), status(id, theirs), status("nothing", own)] == [200, 404, 404]
-    error = httpx.get(
-        f"{url}/nothing", headers={"authorization": f"Bearer {own}"}, timeout=PATIENCE_S
-    ).json()["error"]
-    assert error["message"].startswith("There is no such request.")
+    other_key = world.gateway.call(_key(world, "other"))
+    own_key = world.gateway.call(_key(world, "default"))
+    assert ask_why(world, id, authorization=f"Bearer {own_key}").status == 200
+    assert ask_why(world, id, authorization=f"Bearer {other_key}").status == 404
+    unknown = ask_why(world, "nothing", authorization=f"Bearer {own_key}")
+    assert unknown.status == 404
+    assert unknown.error["message"].startswith("There is no such request.")
 
 
 async def _key(world: World, project: str) -> str:
@@ -241,7 +233,7 @@ def test_requests_that_are_too_old_are_hidden_at_once(idle_retention: None, worl
     id = asked(world, FACT)
     assert why(world, id)["id"] == id
     world.clock.sleep(7 * 86_400 + 1)
-    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}", timeout=PATIENCE_S).status_code == 404
+    assert ask_why(world, id).status == 404
     assert world.query("SELECT count(*) FROM recalls") == [1]
     world.gateway.call(world.gateway.app.services.background.retention.forget_old())
     assert world.query("SELECT count(*) FROM recalls") == [0]
