@@ -63,10 +63,16 @@ def make_factory(
     step_count = start.steps if start.is_resumed else start.steps + 1
     partial_reply_seq = start.reply_seq if start.attempt > 1 and not start.is_resumed else None
     numbers = RunNumbers(
-        start.agent.uid, ids.make_id("run", start.run_uid), first_seq=start.first_seq, reply_seq=start.reply_seq,
-        step_count=step_count, tool_names=start.tool_names, started_run_uids=start.started_run_uids,
-        partial_reply_seq=partial_reply_seq, attempt=start.attempt,
-    )  # fmt: skip
+        start.agent.uid,
+        ids.make_id("run", start.run_uid),
+        first_seq=start.first_seq,
+        reply_seq=start.reply_seq,
+        step_count=step_count,
+        tool_names=start.tool_names,
+        started_run_uids=start.started_run_uids,
+        partial_reply_seq=partial_reply_seq,
+        attempt=start.attempt,
+    )
     return StepViewFactory(numbers, showing, by_token, now, preface=preface, counts=start.counts)
 
 

@@ -37,10 +37,15 @@ def make_guide(
     """
     names = [tool["function"]["name"] for tool in prompt.offered_tools]
     return RuleGuide(
-        read_rules(spec.definition.rules) if names else (), names, style=spec.style if names else "reply",
-        max_steps=max_steps, calls=calls, approval_tools=find_approval_tools(spec), can_ask=can_ask,
+        read_rules(spec.definition.rules) if names else (),
+        names,
+        style=spec.style if names else "reply",
+        max_steps=max_steps,
+        calls=calls,
+        approval_tools=find_approval_tools(spec),
+        can_ask=can_ask,
         has_later_message=has_later_message,
-    )  # fmt: skip
+    )
 
 
 def make_terms(send: RoutedSend, prompt: Prompt) -> TurnTerms:
