@@ -200,7 +200,7 @@ def _render_call(call: Mapping[str, Any]) -> dict[str, Any]:
 def _render_return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
     """Returns a result in the packed form, without which Letta's server refuses to list the agent's messages."""
     status = private.get("status") or "success"
-    packed = {
+    packed_result = {
         "status": _PACKED_STATUSES.get(status, "Failed"),
         "message": read_text(message),
         "time": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %I:%M:%S %p UTC+0000"),
@@ -210,7 +210,7 @@ def _render_return(message: Mapping[str, Any], private: Mapping[str, Any], at: f
         "status": status,
         "stdout": split_lines(private.get("stdout")),
         "stderr": split_lines(private.get("stderr")),
-        "func_response": msgspec.json.encode(packed).decode(),
+        "func_response": msgspec.json.encode(packed_result).decode(),
     }
 
 
@@ -326,11 +326,11 @@ def _unpack_result(text: str) -> tuple[str, str | None]:
 
     A packed result other than text is returned as JSON.
     """
-    packed = _parse_object(text)
-    status = _STATUSES.get(str(packed["status"])) if packed.keys() == _PACKED_RESULT_FIELDS else None
+    record = _parse_object(text)
+    status = _STATUSES.get(str(record["status"])) if record.keys() == _PACKED_RESULT_FIELDS else None
     if status is None:
         return text, None
-    message = packed["message"]
+    message = record["message"]
     return message if isinstance(message, str) else msgspec.json.encode(message).decode(), status
 
 

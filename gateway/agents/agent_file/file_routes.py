@@ -72,7 +72,7 @@ class AgentFileRoutes:
         view = await self._api.agents.get_view(request)
         name = get_sent_or(query.conversation_id, DEFAULT_CONVERSATION)
         definition = AgentDefinition.of(view.definition.body)
-        exported = ExportedAgent(
+        exported_agent = ExportedAgent(
             state=await self._api.agents.render(view),
             sleeptime=definition.sleeptime,
             initial_messages=definition.initial_messages,
@@ -82,15 +82,15 @@ class AgentFileRoutes:
             archives=await self._export.load_archives(view.agent),
         )
         # In a thread, since an agent may have thousands of messages.
-        data = await asyncio.to_thread(write_agent_file, exported, self._api.now())
+        data = await asyncio.to_thread(write_agent_file, exported_agent, self._api.now())
         return Response(data, headers=request.headers, media_type="application/json")
 
     async def _export_folder(self, folder: Definition) -> ExportedFolder:
         """Returns a folder with the texts of its completed files."""
         page: Page[int] = Page(limit=MAX_FOLDER_FILES, newest_first=False)
         files = await self._api.store.files.list_page(folder.memory_row, page)
-        completed = [file for file in files if file.state is FileState.COMPLETED]
-        views = await self._contents.load_views(folder, completed, includes_content=True)
+        completed_files = [file for file in files if file.state is FileState.COMPLETED]
+        views = await self._contents.load_views(folder, completed_files, includes_content=True)
         return ExportedFolder(render_folder(folder), [render_file(folder, view) for view in views])
 
     async def import_agents(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:

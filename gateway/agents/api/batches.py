@@ -201,14 +201,14 @@ class BatchRoutes:
     async def list_items(self, request: ApiRequest, query: BatchItemsQuery) -> list[dict[str, Any]]:
         """List the items of a batch."""
         batch = await self._get_batch(request)
-        stored, after = self._api.store.batch_items, 0
+        batch_items, after = self._api.store.batch_items, 0
         if (uid := read_sent_uid("run", query.after)) is not None:
-            item = await stored.find(batch.id, uid)
+            item = await batch_items.find(batch.id, uid)
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
             after = item.id
-        items = await stored.list_page(batch.id, after=after, limit=query.limit)
-        errors = await stored.load_error_messages(batch.id, after, items[-1].id) if items else {}
+        items = await batch_items.list_page(batch.id, after=after, limit=query.limit)
+        errors = await batch_items.load_error_messages(batch.id, after, items[-1].id) if items else {}
         return [_render_item(item, errors.get(item.id, "")) for item in items]
 
     async def list_messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:

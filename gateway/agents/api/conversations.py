@@ -268,8 +268,8 @@ class ConversationRoutes:
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
             return with_conversation_update(definition, body, at=self._api.now())
 
-        changed = await self._conversations.change(request.project, entry.conversation.uid, edit)
-        return await self._render_conversation(changed)
+        changed_entry = await self._conversations.change(request.project, entry.conversation.uid, edit)
+        return await self._render_conversation(changed_entry)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a conversation, and all that came of it."""

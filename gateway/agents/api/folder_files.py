@@ -134,9 +134,9 @@ class FolderFileRoutes:
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = UploadedFile(name, file.content_type, file.data)
-        saved = await self._contents.upload(folder, upload, query.duplicate_handling)
-        request.headers["x-upload-result"] = "created" if saved.is_new else "skipped"
-        (view,) = await self._contents.load_views(folder, [saved.file])
+        saved_file = await self._contents.upload(folder, upload, query.duplicate_handling)
+        request.headers["x-upload-result"] = "created" if saved_file.is_new else "skipped"
+        (view,) = await self._contents.load_views(folder, [saved_file.file])
         return render_file(folder, view)
 
     async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
@@ -171,8 +171,8 @@ class FolderFileRoutes:
 
     async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
-        attached = await self._folders.load_attached(await self._api.agents.get(request))
-        folders_by_row = {folder.memory_row: folder for folder in attached}
+        attached_folders = await self._folders.load_attached(await self._api.agents.get(request))
+        folders_by_row = {folder.memory_row: folder for folder in attached_folders}
         files = await self._api.store.files.list_of_folders(list(folders_by_row))
         rendered = [_render_agent_file(folders_by_row[file.memory_row], file) for file in files]
         page = cut_page(rendered, query)

@@ -58,8 +58,8 @@ class ApprovalBody(Body):
     @property
     def is_needed(self) -> bool:
         """The value of the field that was sent. Raises: Unprocessable if neither field was sent."""
-        for sent in (self.requires_approval, self.body_requires_approval):
-            if (is_needed := find_sent(sent)) is not None:
+        for sent_value in (self.requires_approval, self.body_requires_approval):
+            if (is_needed := find_sent(sent_value)) is not None:
                 return is_needed
         raise Unprocessable(Fault(("body", "requires_approval"), "Field required", "missing"))
 
@@ -170,8 +170,8 @@ class ToolRoutes:
         rule = {"tool_name": name, "type": "requires_approval"}
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
-            others = tuple(other for other in definition.rules if not rule.items() <= other.items())
-            return replace(definition, rules=(*others, rule) if is_needed else others)
+            other_rules = tuple(other for other in definition.rules if not rule.items() <= other.items())
+            return replace(definition, rules=(*other_rules, rule) if is_needed else other_rules)
 
         definition = _get_tool(await self._api.agents.get_view(request), name).definition
         if not is_needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:

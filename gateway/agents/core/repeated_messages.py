@@ -213,14 +213,14 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
     if not heard_texts:
         return not join_letters(reply)
     parts = (*_list_ends(heard_texts), *_list_beginnings(heard_texts))
-    return any(_is_beginning_of(heard, reply) for heard in parts)
+    return any(_is_beginning_of(heard_text, reply) for heard_text in parts)
 
 
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[CutStep]:
     """Returns the steps of a turn that were not heard to their end."""
     texts = list(map(_read_reply_text, turn))
-    heard = _read_heard(texts, heard_texts)
-    remaining_letters = join_heard_letters(heard)
+    heard_text = _read_heard(texts, heard_texts)
+    remaining_letters = join_heard_letters(heard_text)
     if not remaining_letters or remaining_letters == join_letters(join_texts(texts)):
         return []
     cut_steps, heard_before = [], ""
@@ -231,8 +231,8 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[C
             heard_before = join_texts((heard_before, text))
             continue
         # The text as the client has it. If the client writes it differently, the stored text up to the same letter.
-        rest = find_rest_after(heard, heard_before) if remaining_letters else ""
-        heard_part = _take_letters(text, len(remaining_letters)) if rest is None else rest.strip()
+        heard_rest = find_rest_after(heard_text, heard_before) if remaining_letters else ""
+        heard_part = _take_letters(text, len(remaining_letters)) if heard_rest is None else heard_rest.strip()
         cut_steps.append(CutStep(exchange, heard_part))
         remaining_letters = ""
     return cut_steps
@@ -241,14 +241,14 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[C
 def _read_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     """Returns the heard part of a reply; "" if the client's texts do not show it."""
     reply = join_texts(step_texts)
-    for heard in _list_ends(heard_texts):
-        if _is_beginning_of(heard, reply):
-            return heard
-    for heard in _list_beginnings(heard_texts):
-        if _is_beginning_of(heard, reply):
+    for heard_text in _list_ends(heard_texts):
+        if _is_beginning_of(heard_text, reply):
+            return heard_text
+    for heard_text in _list_beginnings(heard_texts):
+        if _is_beginning_of(heard_text, reply):
             # The application's text after the end of a step may be the next step in other words: that step is not cut.
             ends = {join_letters(join_texts(step_texts[:end])) for end in range(1, len(step_texts) + 1)}
-            return "" if join_heard_letters(heard) in ends else heard
+            return "" if join_heard_letters(heard_text) in ends else heard_text
     return ""
 
 
@@ -262,14 +262,14 @@ def _list_beginnings(heard_texts: Sequence[str]) -> Iterator[str]:
     return (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 
-def _is_beginning_of(heard: str, reply: str) -> bool:
+def _is_beginning_of(heard_text: str, reply: str) -> bool:
     """Returns whether a heard text is a reply or its beginning: in whole words, or in too many letters for chance."""
-    heard = cut_remark(heard)
-    words = list_lower_words(heard)
+    heard_text = cut_remark(heard_text)
+    words = list_lower_words(heard_text)
     if not words:
         return not list_lower_words(reply)
     first_words = list_lower_words(reply)[: len(words)]
-    return first_words == words or is_beginning(join_letters(heard), join_letters(reply))
+    return first_words == words or is_beginning(join_letters(heard_text), join_letters(reply))
 
 
 def _find_newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:

@@ -38,8 +38,8 @@ class AgentExport:
         page = Page(-1, None, _EXCHANGES_PER_READ, newest_first=False)
         list_page = partial(self._store.messages.list_page, conversation_row=conversation.id)
         while listed_exchanges := await list_page(agent.id, page):
-            for listed in listed_exchanges:
-                messages += _list_messages(listed.exchange)
+            for listed_exchange in listed_exchanges:
+                messages += _list_messages(listed_exchange.exchange)
             page = replace(page, after=listed_exchanges[-1].exchange.next_seq)
         return messages
 

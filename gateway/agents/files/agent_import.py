@@ -101,17 +101,17 @@ class AgentImport:
             await self._collect_existing_blocks()
             await self._make_folders_and_archives()
             hidden_agents = [await self._make_agent(agent) for agent in self._file.agents]
-            for hidden in hidden_agents:
-                await self._store.import_writer.finish(hidden.memory, hidden.next_seq)
-            for agent, hidden in zip(self._file.agents, hidden_agents, strict=True):
+            for hidden_agent in hidden_agents:
+                await self._store.import_writer.finish(hidden_agent.memory, hidden_agent.next_seq)
+            for agent, hidden_agent in zip(self._file.agents, hidden_agents, strict=True):
                 if agent.definition.sleeptime is not None:
-                    await self._turn_sleeptime_on(hidden.memory)
+                    await self._turn_sleeptime_on(hidden_agent.memory)
         except BaseException:
             await asyncio.shield(self._roll_back())
             raise
         finally:
             self._registry.clear_cache()
-        return [_read_uid(hidden.memory) for hidden in hidden_agents]
+        return [_read_uid(hidden_agent.memory) for hidden_agent in hidden_agents]
 
     async def _roll_back(self) -> None:
         """Deletes the parts that were made, the last first. Logs a part that cannot be deleted, without its content."""
@@ -232,8 +232,8 @@ class AgentImport:
         memory = await writer.begin(self._store.agents.make_draft(make_scope(self._project, kind, uid)))
         self._undo_steps.append(partial(self._store.forgetting.wipe, memory.id))
         reader = LineReader(self._store, memory, next_seq)
-        remaining = iter(lines)
-        while batch := list(islice(remaining, LINES_OF_TRANSACTION)):
+        remaining_lines = iter(lines)
+        while batch := list(islice(remaining_lines, LINES_OF_TRANSACTION)):
             await writer.write(memory, [await reader.read(line) for line in batch])
         return memory
 
@@ -278,10 +278,10 @@ class AgentImport:
                 self.left_out.append(f"tools.{name}")
                 continue
             if tool.definition is None:
-                attached: dict[str, Any] = {"built_in": -BUILT_IN_NUMBERS[name]}
+                attachment: dict[str, Any] = {"built_in": -BUILT_IN_NUMBERS[name]}
             else:
-                attached = {"uid": tool.uid, "name": tool.name, "body": tool.definition.body}
-            yield {"attached": {"kind": "tool", **attached}}
+                attachment = {"uid": tool.uid, "name": tool.name, "body": tool.definition.body}
+            yield {"attached": {"kind": "tool", **attachment}}
         for key in agent.folders:
             yield {"attached": {"kind": "folder", "uid": self._folders[key]}}
         for key in agent.archives:

@@ -43,8 +43,8 @@ def _with_model(settings: Settings, spec: AgentSpec, model: str) -> AgentSpec:
 
 def find_context_window(settings: Settings, definition: Definition) -> int | None:
     """Returns the size of the context window of an agent's model in tokens; None if the size is not known."""
-    own = definition.body.get("context_window")
-    return own if isinstance(own, int) else find_model_window(settings, definition.body.get("model"))
+    window = definition.body.get("context_window")
+    return window if isinstance(window, int) else find_model_window(settings, definition.body.get("model"))
 
 
 def find_model_window(settings: Settings, model: str | None) -> int | None:

@@ -116,11 +116,11 @@ class MemoryPassages(Struct, frozen=True):
     async def _search_memory(
         self, memory: Agent, query: str, passage_filter: PassageFilter, limit: int, vector: Vector | None
     ) -> Sequence[PassageView]:
-        current = await self.store.agents.find_by_id(memory.id)
-        if current is None:  # deleted meanwhile
+        current_memory = await self.store.agents.find_by_id(memory.id)
+        if current_memory is None:  # deleted meanwhile
             return []
         hits = await self.store.recall.search_passages(
-            current, query, passage_filter, limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
+            current_memory, query, passage_filter, limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
         )
         return await self._with_files(memory, hits)
 

@@ -195,9 +195,9 @@ class Registry:
             )  # fmt: skip
             return await self._store.defined_agents.change(entry, agent_change, at=self._now())
 
-        changed = await retry_changed_record(write_change)
+        changed_entry = await retry_changed_record(write_change)
         if edit.has_sleeptime is not None:
-            await self._set_sleeptime(changed, is_on=edit.has_sleeptime)
+            await self._set_sleeptime(changed_entry, is_on=edit.has_sleeptime)
         self._cache.clear()
         return await self.get(project, uid)
 

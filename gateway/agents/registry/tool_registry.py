@@ -127,9 +127,9 @@ class ToolRegistry:
                 _check_name(name)
             return await self._store.definitions.change(definition, after.dump(), at=self._now(), name=name)
 
-        changed = await retry_changed_record(change)
+        changed_tool = await retry_changed_record(change)
         self._cache.clear()
-        return _make_view(changed)
+        return _make_view(changed_tool)
 
     async def put(
         self,

@@ -77,27 +77,27 @@ class MessageSearch(Struct, frozen=True):
         matches: a function that returns whether a found message may be returned.
         vector: the vector of the query; None: messages are searched by words alone.
         """
-        loaded = await self.store.agents.find_by_id(agent.id)
-        if loaded is None:
+        owner = await self.store.agents.find_by_id(agent.id)
+        if owner is None:
             return []
         # The last message number to search, by the row of each conversation on the path; None: everything is searched.
         last_seqs = None
         if conversation_name is not None:
             conversation = None
             with suppress(NotFound):
-                conversation = await find_conversation(self.store, loaded, conversation_name)
+                conversation = await find_conversation(self.store, owner, conversation_name)
             if conversation is None:
                 return []
-            last_seqs = await self.store.messages.load_past(loaded.id, conversation.id)
+            last_seqs = await self.store.messages.load_past(owner.id, conversation.id)
 
         def matches_on_path(hit: Message) -> bool:
             return matches(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
 
         hits = await self.store.recall.search(
-            loaded, query, limit=limit, takes=matches_on_path, deadline_ms=searches.SEARCH_MS, vector=vector
+            owner, query, limit=limit, takes=matches_on_path, deadline_ms=searches.SEARCH_MS, vector=vector
         )
         views: list[MessageView] = []
         for hit in hits:
             with suppress(NotFound):  # the message was forgotten since the search found it
-                views.append(await self.messages.get(loaded, ObjectRef(loaded.uid, hit.seq)))
+                views.append(await self.messages.get(owner, ObjectRef(owner.uid, hit.seq)))
         return views

@@ -142,8 +142,8 @@ class SendMatcher(Struct, frozen=True):
         """Returns an ended run with its exchanges. Raises: StoreError."""
         entries = await self.store.runs.load_steps(run)
         rows = [entry.step.exchange_row for entry in entries]
-        stored = [await self.store.turns.find_exchange(self.agent, row) for row in rows]
-        steps = tuple(exchange for exchange in stored if exchange is not None)
+        exchanges_or_none = [await self.store.turns.find_exchange(self.agent, row) for row in rows]
+        steps = tuple(exchange for exchange in exchanges_or_none if exchange is not None)
         is_completed = run.state is RunState.COMPLETED
         exchanges = tuple(await load_exchanges_of_run(self.store, self.agent, run)) if is_completed else steps
         is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)

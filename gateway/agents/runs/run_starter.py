@@ -154,9 +154,9 @@ class RunStarter:
         # A send that answered some of the calls has made another run, which waits for the other answers.
         if run.id != step.run_row and (newest is None or run.id != newest.id):
             return False
-        earlier = await load_results(store, step, context.path[-1], ())
+        known_results = await load_results(store, step, context.path[-1], ())
         order = [*map_calls_to_tool_names(context.path[-1])]
-        results = [*earlier, *deny_calls(step, {result.call_id for result in earlier})]
+        results = [*known_results, *deny_calls(step, {result.call_id for result in known_results})]
         results.sort(key=lambda result: order.index(result.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
 
@@ -343,9 +343,9 @@ class RunStarter:
         """
         step = await self._get_waiting_step(context, send)
         store, exchange = self._keeper.store, context.path[-1]
-        earlier = await load_answers(store, step, exchange)
+        earlier_answers = await load_answers(store, step, exchange)
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
-        earlier_ids = [message["tool_call_id"] for message in earlier]
+        earlier_ids = [message["tool_call_id"] for message in earlier_answers]
         window = context.request.target.context_window
         decisions = [_cut_result(decision, window) for decision in send.decisions]
         answers = make_answers(step, earlier_ids, decisions, may_repeat=may_repeat)
@@ -361,7 +361,7 @@ class RunStarter:
         )
         if run is None:
             raise NotFound("the run that waits is gone")
-        return resume_answered(context, step, [*earlier, *answers], run)
+        return resume_answered(context, step, [*earlier_answers, *answers], run)
 
 
 def _make_links(send: RoutedSend) -> RunLinks:

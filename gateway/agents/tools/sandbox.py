@@ -114,10 +114,10 @@ class Sandbox:
         if answer.error is not None:
             return ToolAnswer(f"Error: {answer.error}", "error", *output)
         values = answer.blocks
-        changed = (
+        changed_blocks = (
             (block, values[block.label].replace("\0", "")) for block in call.blocks if block.label in values
         )
-        return ToolAnswer(answer.result, "success", *output, tuple(changed))
+        return ToolAnswer(answer.result, "success", *output, tuple(changed_blocks))
 
     # -- the first call
 

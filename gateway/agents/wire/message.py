@@ -89,8 +89,8 @@ def render_messages(
     results: the results that are shown as a part of the stored message.
     """
     message = drop_mistyped(message)
-    stored = (message, *map(drop_mistyped, results))
-    parts = (part for source in stored for part in _render_parts(source, showing, waiting, tool_names))
+    sources = (message, *map(drop_mistyped, results))
+    parts = (part for source in sources for part in _render_parts(source, showing, waiting, tool_names))
     private = read_private(message)
     messages = []
     for index, (message_type, fields) in enumerate(parts, first_index):
@@ -311,8 +311,8 @@ def _render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
 
 def _render_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the fields of a message with calls: the first call, and all calls."""
-    shown = [render_call(call) for call in calls]
-    return {"tool_call": shown[0], "tool_calls": shown}
+    shown_calls = [render_call(call) for call in calls]
+    return {"tool_call": shown_calls[0], "tool_calls": shown_calls}
 
 
 def render_call(call: Mapping[str, Any]) -> dict[str, Any]:
