@@ -45,6 +45,7 @@ from storage.forget_commands import ForgetTarget
 from storage.open import is_url
 from storage.operator_records import SizedMemory
 from storage.postgres.postgres_limits import PostgresLimits
+from storage.reader_commands import LearnedChanges
 from storage.records import Agent, Block, Exchange, MemoryEdit, Passage, Scope, SentSection
 from storage.run_records import Run
 from storage.search.blob import make_document_type, open_blob
@@ -414,6 +415,15 @@ async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:
     """Forgets a part of a memory, and sweeps old copies from the write-ahead log."""
     assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
     assert await store.forgetting.sweep()
+
+
+async def write_learned(
+    store: Store, agent: Agent, learned: LearnedChanges, cursor: int = 0, *, at: float = 1.0
+) -> None:
+    """Writes what was learned. cursor: the cursor of learning before the write; the write moves it by one."""
+    await store.database.write(
+        store.facts.make_learn_effect(agent, cursor, cursor + 1, at, lambda _: learned)
+    )
 
 
 async def put_edit(store: Store, agent_row: int, edit: MemoryEdit) -> None:

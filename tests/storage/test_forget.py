@@ -61,6 +61,7 @@ from tests.stored import (
     put_run,
     rows,
     save_passage,
+    write_learned,
 )
 
 BOB = Scope("default", "default", "user:bob")
@@ -332,7 +333,7 @@ async def test_a_line_stays_that_another_of_its_messages_says(store: Store, alic
     (block,) = await store.blocks.load(alice.agent.id)
     value = "Likes zqredx.\nLikes zqbluex.\nLikes zqoneux."
     learned = LearnedChanges(writes=[(block, value, (first.id, second.id))], facts=[])
-    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await write_learned(store, alice.agent, learned)
     target = ForgetTarget(exchange_rows=[first.id])
     found = await store.forget_previews.count(alice.agent.id, target, 2)
     assert (found.counts.versions, found.rebuilt_count) == (0, 1)
@@ -353,8 +354,7 @@ async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
     for n, line in enumerate(("Likes zqredx.\nHas zqpinkx.", "Has zqpinkx and zqbluex.")):
         value = f"{value}\n{line}".strip()
         learned = LearnedChanges(writes=[(block, value, (row.id,))], facts=[])
-        effect = store.facts.make_learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
-        await store.database.write(effect)
+        await write_learned(store, alice.agent, learned, n)
         (block,) = await store.blocks.load(alice.agent.id)
     target = ForgetTarget(message_seqs=[row.reply_seq])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
@@ -556,9 +556,7 @@ async def test_a_turn_that_was_shown_a_forgotten_text_does_not_commit(
     await talk(alice, ["one"], "c1")
     (e,) = await alice.rows()
     fact = LearnedFact(words("gone"), "", "gone", 1.0, e.id, [e.id])
-    await store.database.write(
-        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
-    )
+    await write_learned(store, alice.agent, LearnedChanges(facts=[fact]))
     (learned,) = await store.facts.list_page(alice.agent.id)
     passage = await save_passage(store, alice.agent.id, words("gone"), at=5.0)
     target = (
@@ -749,9 +747,7 @@ async def test_a_fact_that_is_forgotten_during_a_turn_does_not_come_back(
     await alice.say([*history, user("bye")], assistant("Bye."), "c1")
     red, green, *_ = await alice.rows()
     fact = LearnedFact("likes zqgreenx", "", "green", 1.0, green.id, [green.id])
-    await store.database.write(
-        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
-    )
+    await write_learned(store, alice.agent, LearnedChanges(facts=[fact]))
     (learned,) = await store.facts.list_page(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchange_rows=[red.id]))
     assert not await store.forgetting.run(id, until=lambda: True)
@@ -782,7 +778,7 @@ async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
     (block,) = await store.blocks.load(alice.agent.id)
     await store.blocks.write(block.id, 1, f"{gone}\n{stays}".lstrip(), at=1.0, origin="api")
     learned = LearnedChanges(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
-    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await write_learned(store, alice.agent, learned)
     (stored,) = await store.facts.list_page(alice.agent.id)
     await forget(store, alice.agent, ForgetTarget(fact_seqs=[stored.seq]))
     (block,) = await store.blocks.load(alice.agent.id)
@@ -795,8 +791,7 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     await talk(alice, ["gone"], "c0")
     (row,) = await alice.rows()
     fact = LearnedFact(words("gone"), "zqtopicx", "gone", 1.0, row.id, [row.id])
-    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
-    await store.database.write(effect)
+    await write_learned(store, alice.agent, LearnedChanges(facts=[fact]))
     (wrong,) = await store.facts.list_page(alice.agent.id)
     right = await store.facts.correct(alice.agent, wrong.seq, words("right"), "right", "operator", 2.0)
     target = ForgetTarget(message_seqs=[row.seq])
@@ -823,9 +818,7 @@ async def test_a_retained_fact_of_a_reset_conversation_stays_if_its_turn_is_name
     await talk(alice, ["gone"], "c0")
     (row,) = await alice.rows()
     fact = LearnedFact("Rides to work.", "", "rides", 1.0, row.id, [row.id])
-    await store.database.write(
-        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
-    )
+    await write_learned(store, alice.agent, LearnedChanges(facts=[fact]))
     kept = await store.facts.list_page(alice.agent.id)
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchange_rows=[row.id]))
     reset = ForgetTarget(conversation_row=row.conversation_row, keeps_memory=True)
@@ -844,8 +837,7 @@ async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_
 
     async def learn(cursor: int, fact: LearnedFact) -> list[Fact]:
         learned = LearnedChanges(facts=[fact])
-        effect = store.facts.make_learn_effect(alice.agent, cursor, cursor + 1, 1.0, lambda _: learned)
-        await store.database.write(effect)
+        await write_learned(store, alice.agent, learned, cursor)
         return list(await store.facts.list_page(alice.agent.id))
 
     (before,) = await learn(0, fact)
@@ -1046,7 +1038,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     await alice.say([user("It rains.")], assistant("It does."), "c2")
     sailing, *_, rain = await alice.rows()
     learned = LearnedChanges(facts=[LearnedFact("Alice sails.", "", "sails", 1.0, sailing.id, [sailing.id])])
-    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await write_learned(store, alice.agent, learned)
     await save_passage(store, alice.agent.id, "A boat.", at=5.0, sources=[sailing.id])
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "c1")
     forgetting = store.forgetting
@@ -1093,8 +1085,7 @@ async def test_parallel_forgettings_remove_their_own_and_no_more(
     other = turns[19].id
     facts = [LearnedFact(words(f"{n}f"), "", str(n), 1.0, e.id, [e.id]) for n, e in turns.items()]
     facts += [LearnedFact(f"zq{n}ex", "", f"e{n}", 1.0, other, [other]) for n in quoted]
-    effect = store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=facts))
-    await store.database.write(effect)
+    await write_learned(store, alice.agent, LearnedChanges(facts=facts))
     seqs = {fact.text: fact.seq for fact in await store.facts.list_page(alice.agent.id)}
     for n, e in turns.items():
         await save_passage(store, alice.agent.id, words(f"{n}p"), at=5.0, sources=[e.id])
@@ -1262,9 +1253,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
     (block,) = await store.blocks.load(alice.agent.id)
     for n, each in enumerate(sources):
         learned = LearnedChanges(writes=[(block, f"Line {n}.", each)], facts=[facts[n]])
-        await store.database.write(
-            store.facts.make_learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
-        )
+        await write_learned(store, alice.agent, learned, n)
         (block,) = await store.blocks.load(alice.agent.id)
     conversation = await store.forget_targets.find_conversation(alice.agent.id, "talk")
     target = ForgetTarget(conversation_row=conversation)
@@ -1284,9 +1273,7 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
     facts = [LearnedFact(text, "", text.casefold(), 1.0, row.id, (row.id,)) for text in texts]
     (block,) = await store.blocks.load(alice.agent.id)
     learned = LearnedChanges(writes=[(block, "Likes peanuts.\nLikes tea.\nHas a cat.", ())], facts=facts)
-    await store.database.write(
-        store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _, learned=learned: learned)
-    )
+    await write_learned(store, alice.agent, learned)
     seqs = [fact.seq for fact in await store.facts.list_page(alice.agent.id)]
     target = ForgetTarget(message_seqs=[row.seq], fact_seqs=seqs[:1])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
@@ -1305,7 +1292,7 @@ async def test_a_preview_counts_the_oldest_of_many_facts_of_a_message_once(
     row = await row_of(alice, "oneu")
     facts = [LearnedFact(f"Fact {n}.", "", f"fact {n}", 1.0, row.id, (row.id,)) for n in range(25)]
     learned = LearnedChanges(writes=[], facts=facts)
-    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await write_learned(store, alice.agent, learned)
     oldest = min(fact.seq for fact in await store.facts.list_page(alice.agent.id))
     target = ForgetTarget(message_seqs=[row.seq], fact_seqs=[oldest])
     found = await store.forget_previews.count(alice.agent.id, target, 1)
@@ -1330,7 +1317,7 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     facts = [LearnedFact(text, "", text.casefold(), 1.0, row.id, (row.id,)) for text in texts]
     (block,) = await store.blocks.load(alice.agent.id)
     learned = LearnedChanges(writes=[(block, "\n".join([*texts, "Has a cat."]), ())], facts=facts)
-    await store.database.write(store.facts.make_learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await write_learned(store, alice.agent, learned)
     seqs = [fact.seq for fact in await store.facts.list_page(alice.agent.id)]
     found = await store.forget_previews.count(alice.agent.id, ForgetTarget(fact_seqs=seqs), 0)
     assert (found.counts.facts, found.counts.versions) == (5, 5)

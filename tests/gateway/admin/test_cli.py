@@ -55,7 +55,7 @@ from tests.gateway.forked import ForkedProcess
 from tests.gateway.process import make_database_variable
 from tests.patience import PATIENCE_S, becomes
 from tests.server import RawClient, RunningGateway, held_port, serve, settings_for
-from tests.stored import open_store, url_of
+from tests.stored import open_store, url_of, write_learned
 
 # A name that a shell and an option have to be distinguished from.
 OHARA = "-o'hara"
@@ -1247,9 +1247,7 @@ async def learn_of_ann(store: Store) -> None:
     assert agent is not None
     (row,) = await store.memory_pages.list_newest_exchanges(agent.id, limit=1)
     fact = LearnedFact("Ann has a cat.", "", "cat", 1.0, row, [row])
-    await store.database.write(
-        store.facts.make_learn_effect(agent, 0, 1, 1.0, lambda _: LearnedChanges(facts=[fact]))
-    )
+    await write_learned(store, agent, LearnedChanges(facts=[fact]))
 
 
 def test_a_forgetting_that_was_cut_off_ends_where_it_is_asked_for_again(

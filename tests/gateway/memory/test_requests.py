@@ -19,6 +19,7 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
 from tests.server import RawReply
+from tests.stored import write_learned
 
 FACT = "My cat is called Zqmisox and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -167,11 +168,7 @@ def test_a_muted_fact_is_left_out_for_that(world: World) -> None:
         agent = await store.agents.find(Scope("default", "default", "user:alice"))
         assert agent is not None
         fact = LearnedFact("Alice's cat is called Ponyo.", "", "ponyo", 1.0, None, ())
-        await store.database.write(
-            store.facts.make_learn_effect(
-                agent, 0, 1, world.clock(), lambda blocks: LearnedChanges(facts=[fact])
-            )
-        )
+        await write_learned(store, agent, LearnedChanges(facts=[fact]), at=world.clock())
         (known,) = await store.facts.list_page(agent.id)
         await store.facts.mute(agent.id, known.seq, world.clock(), is_muted=True)
         return known.seq
