@@ -31,8 +31,8 @@ _MAX_CONFLICTS: Final = 8
 OutcomeFactory = Callable[[], Awaitable[ItemWrite | ItemEnding]]
 
 
-class ItemWork(Struct, frozen=True):
-    """An item with an outcome to write."""
+class OutcomeDraft(Struct, frozen=True):
+    """The outcome of an item before it is made."""
 
     # The item as it was when its outcome came.
     item: BatchItem
@@ -59,17 +59,17 @@ class ItemOutcomes:
     # Counts the tokens of all batches.
     tokens: Counter
     # The writes that wait for a busy conversation.
-    _deferred: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+    _deferred_writes: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
-    async def write_outcomes(self, works: Sequence[ItemWork]) -> None:
+    async def write_outcomes(self, drafts: Sequence[OutcomeDraft]) -> None:
         """Writes the outcomes of items together. The outcome of a busy conversation is written once it is free."""
-        outcomes = await _make_outcomes(works)
+        outcomes = await _make_outcomes(drafts)
         queues = self.keeper.queues
         endings: list[ItemEnding] = []
         writes: list[ItemWrite] = []
-        written_works: list[ItemWork] = []
+        written_drafts: list[OutcomeDraft] = []
         with ExitStack() as stack:
-            for work, outcome in zip(works, outcomes, strict=True):
+            for draft, outcome in zip(drafts, outcomes, strict=True):
                 if not isinstance(outcome, ItemEnding):
                     writes.append(outcome)
                 elif await queues.try_enter(outcome.turn.queue, stack.enter_context(QueueTicket())):
@@ -78,17 +78,17 @@ class ItemOutcomes:
                     # Live turns come in between.
                     await asyncio.sleep(0)
                 else:
-                    self._deferred.append(asyncio.create_task(self._write_alone(work)))
+                    self._deferred_writes.append(asyncio.create_task(self._write_alone(draft)))
                     continue
-                written_works.append(work)
+                written_drafts.append(draft)
             with suppress(WriteConflict):
                 await self.write(writes)
                 for ending in endings:
                     report_end(self.keeper, ending)
                 return
         # Two of the items have changed one block, or another writer was faster. Now each is made and written by itself.
-        for work in written_works:
-            await self._write_alone(work)
+        for draft in written_drafts:
+            await self._write_alone(draft)
 
     async def write(self, writes: Sequence[ItemWrite]) -> None:
         """Writes outcomes in one transaction. Raises: WriteConflict, StoreError."""
@@ -100,21 +100,21 @@ class ItemOutcomes:
 
     async def wait_for_deferred(self) -> None:
         """Waits until the outcomes of busy conversations are written."""
-        while self._deferred:
-            await self._deferred.pop()
+        while self._deferred_writes:
+            await self._deferred_writes.pop()
 
     async def aclose(self) -> None:
         """Cancels the writes that still wait for busy conversations."""
-        await _cancel(self._deferred)
+        await _cancel(self._deferred_writes)
 
-    async def _write_alone(self, work: ItemWork) -> None:
+    async def _write_alone(self, draft: OutcomeDraft) -> None:
         """Writes the outcome of one item, as soon as its conversation is free. Raises: WriteConflict, StoreError."""
         for _ in range(_MAX_CONFLICTS):
             with suppress(WriteConflict):
-                await self._try_to_write_alone(work.make_outcome)
+                await self._try_to_write_alone(draft.make_outcome)
                 return
         failure = ItemFailed("The blocks of this agent, or its conversation, change too fast.")
-        await self._try_to_write_alone(partial(self.turns.make_end, work.item, failure, work.reply))
+        await self._try_to_write_alone(partial(self.turns.make_end, draft.item, failure, draft.reply))
 
     async def _try_to_write_alone(self, make_outcome: OutcomeFactory) -> None:
         """Writes an outcome, after the live turns of its conversation. Raises: WriteConflict, StoreError."""
@@ -128,15 +128,15 @@ class ItemOutcomes:
                 await self.write([outcome])
 
 
-async def _make_outcomes(works: Sequence[ItemWork]) -> list[ItemWrite | ItemEnding]:
+async def _make_outcomes(drafts: Sequence[OutcomeDraft]) -> list[ItemWrite | ItemEnding]:
     """Makes the outcomes of items, a few at a time."""
     slots = asyncio.Semaphore(MAX_PARALLEL)
 
-    async def make(work: ItemWork) -> ItemWrite | ItemEnding:
+    async def make(draft: OutcomeDraft) -> ItemWrite | ItemEnding:
         async with slots:
-            return await work.make_outcome()
+            return await draft.make_outcome()
 
-    tasks = [asyncio.create_task(make(work)) for work in works]
+    tasks = [asyncio.create_task(make(draft)) for draft in drafts]
     try:
         # If one fails, the others go on, so that their calls end with noted answers before the next attempt.
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,7 +16,7 @@ from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.item_failure import ItemFailed
 from gateway.agents.batches.items import ItemTurns
-from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
+from gateway.agents.batches.outcomes import ItemOutcomes, OutcomeDraft
 from gateway.agents.batches.parts import ProviderPart
 from gateway.agents.runs.stored_run import INTERNAL_ERROR
 from gateway.core.turn.stop_reason import StopReason
@@ -79,8 +79,8 @@ class PartResults:
         """Ends the items of a part that have no result with the outcome of the part."""
         result = PartResult("", outcome, message=_NO_RESULT[outcome])
         async for page in self.load_item_pages(part.number):
-            works = [ItemWork(item, partial(self._make_outcome, item, result)) for item in page]
-            await self._write_all(works)
+            drafts = [OutcomeDraft(item, partial(self._make_outcome, item, result)) for item in page]
+            await self._write_all(drafts)
 
     async def resend(self, part: ProviderPart, *, was_lost_by_restart: bool) -> None:
         """Marks the items of a lost part to be sent again. An item that the provider has lost counts as expired again.
@@ -92,16 +92,16 @@ class PartResults:
         """
         new_expiries = 0 if was_lost_by_restart else 1
         async for page in self.load_item_pages(part.number):
-            works: list[ItemWork] = []
+            drafts: list[OutcomeDraft] = []
             retries: list[ItemRetry] = []
             for item in page:
                 if reply := await self.turns.read_noted_reply(item):
                     result = PartResult("", "succeeded", reply)
-                    works.append(ItemWork(item, partial(self._make_outcome, item, result), reply))
+                    drafts.append(OutcomeDraft(item, partial(self._make_outcome, item, result), reply))
                 elif was_lost_by_restart or item.expiries + new_expiries < _MAX_EXPIRIES:
                     retries.append(ItemRetry(item, item.errors, item.expiries + new_expiries))
             await self.outcomes.write(retries)
-            await self._write_all(works)
+            await self._write_all(drafts)
 
     async def fail_items(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Fails the items of a part that will get no answer."""
@@ -115,7 +115,8 @@ class PartResults:
 
     async def end_items(self, items: Sequence[BatchItem], failure: ItemFailed) -> None:
         """Ends items that cannot continue. The rounds that they have completed stay."""
-        await self._write_all([ItemWork(item, partial(self.turns.make_end, item, failure)) for item in items])
+        drafts = [OutcomeDraft(item, partial(self.turns.make_end, item, failure)) for item in items]
+        await self._write_all(drafts)
 
     async def load_item_pages(self, part_number: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, page by page. Items may leave the part meanwhile.
@@ -127,14 +128,14 @@ class PartResults:
             after = page[-1].id
             yield page
 
-    async def _write_all(self, works: Sequence[ItemWork]) -> None:
+    async def _write_all(self, drafts: Sequence[OutcomeDraft]) -> None:
         """Writes the outcomes of items, and waits for busy conversations."""
-        await self.outcomes.write_outcomes(works)
+        await self.outcomes.write_outcomes(drafts)
         await self.outcomes.wait_for_deferred()
 
     async def _record_page(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
         """Records a page of results. A result that was recorded before changes nothing."""
-        works: list[ItemWork] = []
+        drafts: list[OutcomeDraft] = []
         for custom_id, result in page.items():
             request_id = RequestId.parse(custom_id)
             if request_id is None or request_id.batch_uid != self.batch.uid:
@@ -143,10 +144,10 @@ class PartResults:
             if item is None or item.part not in (part.number, ENDED_PART):
                 continue
             if request_id.number == item.request_number:
-                works.append(
-                    ItemWork(item, partial(self._make_outcome, item, _reveal_error(result)), result.body)
+                drafts.append(
+                    OutcomeDraft(item, partial(self._make_outcome, item, _reveal_error(result)), result.body)
                 )
-        await self.outcomes.write_outcomes(works)
+        await self.outcomes.write_outcomes(drafts)
         if not self.batch.is_over and await self.store.batches.is_over(self.batch.id):
             # The tools of a page may take minutes, and the tools of later pages need not run.
             raise JobPostponed("it was cancelled", 0.0, is_planned=True)

@@ -17,7 +17,7 @@ from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.item_failure import AGENT_GONE, FORGOTTEN, ItemFailed
 from gateway.agents.batches.items import ComposedRequest, ItemTurns
-from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
+from gateway.agents.batches.outcomes import ItemOutcomes, OutcomeDraft
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.agents.batches.parts import MAX_TRIES, PartJournal, ProviderPart, SubmissionFailure
 from gateway.agents.batches.results import PAGE_ITEMS, PartResults
@@ -258,7 +258,7 @@ class PartSubmitter:
             )
             return _ReadyItem(item, composed, line, assigned)
         make_end = partial(self.turns.make_end, item, failure)
-        await self.outcomes.write_outcomes([ItemWork(item, make_end)])
+        await self.outcomes.write_outcomes([OutcomeDraft(item, make_end)])
         return None
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
