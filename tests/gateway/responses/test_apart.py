@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
+from tests.gateway.responses.response_client import WEATHER, respond, serve_memory
 from tests.gateway.sdk import World, agent
 
 Json = dict[str, Any]
@@ -24,12 +24,6 @@ ASK: Json = {
     "strict": False,
 }
 TASK = "Find the swordfish that weighs the most of all that were caught."
-
-
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with serve_memory(upstream, tmp_path, agent()) as made:
-        yield made
 
 
 def by_id(response: Any, output: Json) -> Json:

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import gc
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,15 @@ from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.page.memories import memory_of
-from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
-from tests.gateway.responses.test_stored import shown, texts_of
+from tests.gateway.responses.response_client import (
+    WEATHER,
+    begin,
+    polled,
+    respond,
+    serve_memory,
+    shown,
+    texts_of,
+)
 from tests.gateway.sdk import World, agent
 from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET
@@ -43,29 +49,9 @@ FAILED_EVENTS = ["response.created", "response.in_progress", "error", "response.
 TRIGGER: Json = {"type": "compaction_trigger"}
 
 
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with serve_memory(upstream, tmp_path, agent()) as made:
-        yield made
-
-
-def begin(world: World, **options: Any) -> Any:
-    return world.sdk.responses.create(**{"model": "m", "background": True, **options})
-
-
 def told_events(stream: str) -> list[Json]:
     lines = stream.splitlines()
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-
-
-def polled(world: World, id: str) -> Any:
-    """Returns a response that has ended, as an application waits for it."""
-
-    def ended() -> Any:
-        found = world.sdk.responses.retrieve(id)
-        return found if found.status not in ("queued", "in_progress") else None
-
-    return becomes(ended)
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, of: Any, method: str) -> None:

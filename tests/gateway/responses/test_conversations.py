@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,11 @@ from storage.forget_commands import ForgetTarget
 from storage.job_records import JobState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.memories import memory_of
-from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
-from tests.gateway.responses.test_stored import shown, texts_of
+from tests.gateway.responses.response_client import WEATHER, both_ways, respond, serve_memory, shown, texts_of
 from tests.gateway.sdk import World, agent
 from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with serve_memory(upstream, tmp_path, agent()) as made:
-        yield made
 
 
 def items_of(world: World, id: str, **options: Any) -> list[Json]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,13 @@ from gateway.settings import ModelSettings, UpstreamSettings
 from gateway.tokens import Tokenizer
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
-from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.responses.response_client import WEATHER, respond, serve_memory
+from tests.gateway.sdk import World, remember
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
 
 Json = dict[str, Any]
 FILE: Any = {"type": "input_image", "image_url": "http://example.com/cat.png"}  # Anthropic takes https alone
-
-
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with serve_memory(upstream, tmp_path, agent()) as made:
-        yield made
 
 
 def count(world: World, **options: Any) -> int:

@@ -14,9 +14,8 @@ from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.page.memories import memory_of
+from tests.gateway.responses.response_client import begin, polled, respond, serve_memory
 from tests.gateway.responses.socket_client import SocketClient, open_socket
-from tests.gateway.responses.test_background import begin, polled
-from tests.gateway.responses.test_responses import respond, serve_memory
 from tests.gateway.responses.test_socket import ways
 from tests.gateway.sdk import World
 from tests.patience import becomes

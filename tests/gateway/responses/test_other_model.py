@@ -13,8 +13,7 @@ from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, message, refuse, think
 from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.responses.test_responses import WEATHER, respond
-from tests.gateway.responses.test_stored import streamed
+from tests.gateway.responses.response_client import WEATHER, respond, streamed
 from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]

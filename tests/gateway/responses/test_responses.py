@@ -15,30 +15,19 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.run.memory import conversation_turns
-from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
+from gateway.settings import BlockSettings, UpstreamSettings
 from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import ZEROS, Call, Gate, StrictUpstream, call_tools, fail, raw, say, uncounted
+from tests.gateway.responses.response_client import WEATHER, both_ways, read_stream, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
 from tests.rows import each_row
 from tests.server import chat_upstreams, serve, settings_for
 
 Json = dict[str, Any]
-WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
 JSON = "application/json"
-both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-
-
-def serve_memory(upstream: StrictUpstream, place: Path, *profiles: ProfileSettings, **parts: Any) -> Any:
-    return remember(upstream, place, *profiles, **{"upstreams": chat_upstreams(upstream), **parts})
-
-
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with serve_memory(upstream, tmp_path, agent()) as made:
-        yield made
 
 
 @dataclass
@@ -60,47 +49,6 @@ class Talk:
 
     def answer(self, call: Any, output: Any) -> None:
         self.items.append({"type": "function_call_output", "call_id": call.call_id, "output": output})
-
-
-def respond(world: World, **options: Any) -> Any:
-    """Returns the response, of a stream as its events show it, which are held against one another."""
-    fields = {"model": "m", **options}
-    if not fields.get("stream"):
-        return world.sdk.responses.create(**fields)
-    return told(list(world.sdk.responses.create(**fields)))
-
-
-def told(events: list[Any]) -> Any:
-    """Returns the response of a stream, once all that its events say has been found to agree."""
-    kinds = [event.type for event in events]
-    assert kinds[:2] == ["response.created", "response.in_progress"]
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    last = events[-1].response
-    assert {event.response.id for event in events if hasattr(event, "response")} == {last.id}
-    texts: dict[tuple[int, int], str] = {}
-    arguments: dict[int, str] = {}
-    added, done = {}, {}
-    for event in events:
-        match event.type:
-            case "response.output_item.added":
-                added[event.output_index] = event.item
-            case "response.output_item.done":
-                done[event.output_index] = event.item
-            case "response.output_text.delta":
-                at = (event.output_index, event.content_index)
-                texts[at] = texts.get(at, "") + event.delta
-                assert event.item_id == added[event.output_index].id
-            case "response.output_text.done":
-                assert event.text == texts[event.output_index, event.content_index]
-            case "response.function_call_arguments.delta":
-                arguments[event.output_index] = arguments.get(event.output_index, "") + event.delta
-            case "response.function_call_arguments.done":
-                assert event.arguments == arguments.get(event.output_index, "")
-    assert [done[n] for n in range(len(done))] == last.output
-    assert {n: item.id for n, item in added.items()} == {n: item.id for n, item in done.items()}
-    for (item, part), text in texts.items():
-        assert last.output[item].content[part].text == text
-    return last
 
 
 def calls_in(response: Any) -> list[Any]:
@@ -1201,5 +1149,8 @@ def test_without_memory_it_is_answered_too(upstream: StrictUpstream) -> None:
         client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0)
         response = client.responses.create(model="m", input="Hi")
         assert response.output_text == "Ok."
-        assert told(list(client.responses.create(model="m", input="Hi", stream=True))).output_text == "Ok."
+        assert (
+            read_stream(list(client.responses.create(model="m", input="Hi", stream=True))).output_text
+            == "Ok."
+        )
         assert client.responses.retrieve(response.id).output_text == "Ok."

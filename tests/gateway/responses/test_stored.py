@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import openai
-import orjson
 import pytest
 
 from gateway.core.conversation.turn_hex import TIME_CHARS, parse_turn_begin
@@ -21,8 +19,16 @@ from gateway.settings import UpstreamSettings
 from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
 from tests.doubles.openai_rules import Rules
-from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, raw, say
-from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
+from tests.gateway.responses.response_client import (
+    WEATHER,
+    both_ways,
+    respond,
+    serve_memory,
+    shown,
+    streamed,
+    texts_of,
+)
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S, becomes
 
@@ -42,35 +48,9 @@ any_last_delta = pytest.mark.parametrize(
 )
 
 
-def streamed(*deltas: Json, finish: str = "stop") -> Reply:
-    """Returns a reply of these deltas, the last one with the finish_reason."""
-    chunk: Json = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    reasons = [*[None] * (len(deltas) - 1), finish]
-    events = [
-        {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
-        for delta, reason in zip(deltas, reasons, strict=True)
-    ]
-    return raw(*(b"data: %b\n\n" % orjson.dumps(event) for event in events), b"data: [DONE]\n\n")
-
-
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with serve_memory(upstream, tmp_path, agent()) as made:
-        yield made
-
-
-def shown(response: Any) -> Json:
-    found: Json = response.model_dump(mode="json")
-    return found
-
-
 def items_of(world: World, id: str, **options: Any) -> list[Json]:
     page = world.sdk.responses.input_items.list(id, **{"order": "asc", **options})
     return [item.model_dump(exclude_none=True) for item in page]
-
-
-def texts_of(items: list[Json]) -> list[str]:
-    return [item["content"][0]["text"] if "content" in item else item.get("output", "") for item in items]
 
 
 @both_ways
