@@ -180,6 +180,7 @@ def _render_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _render_thought(text: str, signature: Any) -> dict[str, Any]:
+    """Returns a thought as a part of a file's message. signature: the provider's signature; no text: it is left out."""
     return {
         "type": "reasoning",
         "is_native": True,
@@ -189,6 +190,7 @@ def _render_thought(text: str, signature: Any) -> dict[str, Any]:
 
 
 def _render_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the file's JSON of a stored call."""
     function = call.get("function") or {}
     return {
         "id": call.get("id") or "",
@@ -387,6 +389,7 @@ def _parse_object(text: str) -> dict[str, Any]:
 
 
 def _read_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns a part of a user's message as it is stored; None if it has neither a text nor an image."""
     source = part.get("source")
     if part.get("type") == "image" and isinstance(source, dict):
         url = source.get("url")

@@ -197,6 +197,7 @@ class _FileReader:
         return keys
 
     def _read_passages(self, passages: Sequence[FilePassage]) -> list[PassageDraft]:
+        """Returns the drafts of passages. Raises: Unprocessable if a time cannot be read."""
         return [
             PassageDraft(
                 text=passage.text,

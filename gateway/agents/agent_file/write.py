@@ -159,6 +159,7 @@ def _render_initial_message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _render_passage(passage: PassageDraft) -> dict[str, Any]:
+    """Returns the file's JSON of a passage."""
     return {
         "text": passage.text,
         "tags": list(passage.tags),

@@ -85,6 +85,7 @@ class PingingSink:
             self._ping_task.cancel()
 
     async def _send_pings(self) -> None:
+        """Sends a ping after each interval in which nothing was written."""
         # The task that writes the reply notices a client that leaves.
         with suppress(ClientGone):
             while True:

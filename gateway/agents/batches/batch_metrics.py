@@ -27,6 +27,7 @@ class BatchMetrics:
         metrics.add_refresher(self._refresh)
 
     async def _refresh(self) -> None:
+        """Counts the open batches and their items again."""
         try:
             open_batches = await self._count_open()
         except StoreError:

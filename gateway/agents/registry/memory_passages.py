@@ -116,6 +116,7 @@ class MemoryPassages(Struct, frozen=True):
     async def _search_memory(
         self, memory: Agent, query: str, passage_filter: PassageFilter, limit: int, vector: Vector | None
     ) -> Sequence[PassageView]:
+        """Returns the passages of one memory that match a query, best first; none if the memory is gone."""
         current_memory = await self.store.agents.find_by_id(memory.id)
         if current_memory is None:  # deleted meanwhile
             return []

@@ -282,6 +282,7 @@ class Registry:
     async def _change_tools(
         self, project: str, uid: str, tool_uid: str, write: Callable[..., Awaitable[object]]
     ) -> AgentView:
+        """Attaches or detaches a tool. write: the function that writes the attachment or the detachment."""
         entry = await self._store.defined_agents.get(project, uid)
         tool = await self.tools.get(project, tool_uid)
         self.require_definition(entry)

@@ -245,6 +245,7 @@ def _measure_turn_depth(context: MemoryContext, messages: Sequence[WireMessage])
 
 
 def _make_query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
+    """Returns the query for the plan of a step. idle_s: the seconds after which a conversation rests."""
     return Query(
         HashedList(MessageHasher(agent.secret), ()),
         is_named=True,

@@ -266,6 +266,7 @@ def _make_entries(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, d
 
 
 def _make_entry(tool: AgentTool) -> dict[str, Any] | None:
+    """Returns the entry of a tool for a request's `tools`; None if the gateway has no such built-in tool."""
     if tool.definition is None:
         return find_tool_entry(tool.name)
     schema = tool.definition.schema

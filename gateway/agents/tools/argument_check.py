@@ -46,6 +46,7 @@ async def validate_arguments(
 
 
 async def _repair_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
+    """Returns the repaired arguments and their fault, as a child process finds them; None: there is no fault."""
     question: dict[str, Any] = {"schema": schema, "arguments": arguments}
     try:
         answer = await children.ask("gateway.core.turn.arguments:answer_repair", question, CHECK_S)

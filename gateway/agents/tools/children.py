@@ -132,6 +132,7 @@ async def _start_process(function: str, limit_s: float) -> Process:
 
 
 async def _wait_until_ready(process: Process, function: str, limit_s: float) -> Child:
+    """Returns a child once its program is ready. Raises: ChildLimitExceeded if that takes too long."""
     assert process.stdout is not None
     try:
         async with asyncio.timeout(START_S):
@@ -144,6 +145,7 @@ async def _wait_until_ready(process: Process, function: str, limit_s: float) -> 
 
 
 async def _end_process(process: Process) -> None:
+    """Kills a process, and waits for its end."""
     with suppress(ProcessLookupError):
         process.kill()
     assert process.stdin is not None

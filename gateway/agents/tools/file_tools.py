@@ -98,6 +98,7 @@ class FileTools(Struct, frozen=True):
     async def _search_folder(
         self, folder_row: int, query: str, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
+        """Returns the passages of one folder that match a query, best first."""
         memory = await self.store.agents.find_by_id(folder_row)
         if memory is None:
             return []

@@ -36,6 +36,7 @@ def measure_memory(pid: int, folder: str, folder_bytes: int) -> int:
 
 
 def _list_children(pid: int) -> list[int]:
+    """Returns the ids of the processes that a process has started."""
     children: list[int] = []
     # A process that ends meanwhile takes nothing, and its children become its parent's.
     with suppress(OSError):
@@ -46,6 +47,7 @@ def _list_children(pid: int) -> list[int]:
 
 
 def _measure_process(pid: int) -> int:
+    """Returns the bytes that one process takes; 0 if it has ended."""
     used_bytes = 0
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -186,6 +186,7 @@ def render_usage(
 
 
 def _render_tokens(counts: TokenCounts) -> dict[str, int]:
+    """Returns the fields with tokens of a run or a step."""
     return {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,

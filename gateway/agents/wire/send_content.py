@@ -108,6 +108,7 @@ def read_send(send: Send) -> SendContent:
 
 
 def _check_tool_names(tools: Sequence[ClientTool]) -> None:
+    """Raises: Unprocessable if two of the client's tools have the same name."""
     names: set[str] = set()
     for n, tool in enumerate(tools):
         if tool.name in names:
