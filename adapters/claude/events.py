@@ -1,12 +1,33 @@
-"""The decoder for Anthropic's server-sent events, each of which has a name and one line of data."""
+"""Anthropic's server-sent events, each of which has a name and one line of data."""
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+from adapters.json_escapes import read_json
 from adapters.sse import EventDecoder
 from adapters.types import Event
 
 _NAME = b"event: "
 _DATA = b"data: "
+_NAME_LINE: Final = re.compile(rb"event: ?\w+\r?\n")
+
+
+def with_name_first(event: Event) -> Event:
+    """Returns an event that begins with its name, as Anthropic's events do; the same event if it does already.
+
+    Proxies write other lines before the name (comments, `id`, `retry`), end lines with carriage returns alone, or leave
+    the name to the `type` of the data. An event without data stays as it is.
+    """
+    if event.data is None or _NAME_LINE.match(event.raw):
+        return event
+    event_json = read_json(event.data)[0]
+    name = event.name or (event_json.get("type") if isinstance(event_json, dict) else None)
+    if not isinstance(name, str):
+        return event
+    lines = b"".join(b"data: %b\n" % line for line in event.data.split(b"\n"))
+    return Event(b"event: %b\n%b\n" % (name.encode(), lines), event.data, name)
 
 
 class NamedEventDecoder(EventDecoder):

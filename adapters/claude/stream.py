@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.claude.error_form import make_error_body, translate_error
+from adapters.claude.events import with_name_first
 from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
@@ -124,8 +125,10 @@ class StreamTranslator:
     def annotate(self, event: Event) -> list[Event]:
         """Returns an event in its own bytes, with the chunk for it as data; further chunks are events without bytes.
 
-        An event that is not in Anthropic's form has no chunks.
+        An event that is not in Anthropic's form has no chunks. Only an event that does not begin with its name is
+        written again.
         """
+        event = with_name_first(event)
         try:
             chunk_events = self.feed(event)
         except ProviderReplyBroken:

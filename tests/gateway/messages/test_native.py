@@ -187,6 +187,50 @@ def test_an_error_passes_as_it_came(world: World, upstream: StrictAnthropic) -> 
         assert reply.json["request_id"] == "req_refused"
 
 
+_START_FIELDS = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": []}
+_FINE: tuple[Json, ...] = (
+    {"type": "message_start", "message": {**_START_FIELDS, "usage": {"input_tokens": 3, "output_tokens": 1}}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm."}},
+    {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "signature_delta", "signature": sign("Hm.")},
+    },
+    {"type": "content_block_stop", "index": 0},
+    {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Fine."}},
+    {"type": "content_block_stop", "index": 1},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
+    {"type": "message_stop"},
+)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "id: 1\nevent: {name}\ndata: {data}\n\n",
+        "retry: 9\n: waiting\nevent: {name}\ndata: {data}\n\n",
+        "event: {name}\rdata: {data}\r\r",
+        "data: {data}\nevent: {name}\n\n",
+        "data: {data}\n\n",
+    ],
+    ids=["id", "retry", "carriage returns", "data first", "no name"],
+)
+def test_a_proxys_events_pass_whatever_stands_before_their_name(
+    world: World, upstream: StrictAnthropic, form: str
+) -> None:
+    """Read as another dialect's, a message would lose the signatures of its thoughts, and its usage."""
+    pieces = [form.format(name=each["type"], data=orjson.dumps(each).decode()).encode() for each in _FINE]
+    upstream.queue(raw(*pieces))
+    message = Talk(world, model=MODEL, stream=True).complete(
+        messages=[{"role": "user", "content": "How are you?"}]
+    )
+    thinking, text = message.content
+    assert (thinking.thinking, thinking.signature, text.text) == ("Hm.", sign("Hm."), "Fine.")
+    assert (message.usage.input_tokens, message.usage.output_tokens) == (3, 2)
+
+
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _START = b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","content":[]}}\n\n'
 
