@@ -180,7 +180,7 @@ def _render_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _render_thought(text: str, signature: Any) -> dict[str, Any]:
-    """Returns a thought as a part of a file's message. signature: the provider's signature; no text: it is left out."""
+    """Returns a thought as a part of a file's message. signature: the provider's; no text: it has none."""
     return {
         "type": "reasoning",
         "is_native": True,
