@@ -12,7 +12,7 @@ from letta_client import BadRequestError, ConflictError, NotFoundError, Unproces
 from gateway.settings import ToolSettings
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 
 SOURCE = '''
 def roll(sides: int) -> str:

@@ -22,7 +22,7 @@ from tests.doubles.bell_webhook import BellWebhook
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT
-from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 from tests.patience import PATIENCE_S, becomes
 
 UID = "0123456789abcdef0123456789abcdef"

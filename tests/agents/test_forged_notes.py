@@ -16,7 +16,7 @@ from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 from tests.gateway.shown_blocks import find_mark, read_last_statements
-from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -19,7 +19,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail,
 from tests.gateway.admin.test_transfer_agents import export, restore
 from tests.gateway.compacting import Notes
 from tests.gateway.sdk import agent as profile
-from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -16,7 +16,7 @@ from tests.agents.agent_deployment import AgentDeployment, AgentGateway
 from tests.agents.plain_mcp import PLAIN
 from tests.agents.test_kills import INTERRUPTED
 from tests.doubles.upstream import Call, Gate, Reply, UpstreamRequest, call_tools, say
-from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 from tests.patience import PATIENCE_S, becomes
 
 CHECKPOINTS = ("accepted", "begun", "replied", "sent", "answered", "done", "ended")

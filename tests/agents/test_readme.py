@@ -13,7 +13,7 @@ import pytest
 
 from gateway.settings import MemorySettings, ServerSettings, Settings, ToolSettings
 from storage.sql.store import Store
-from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 from tests.server import serve
 from tests.stored import open_store
 

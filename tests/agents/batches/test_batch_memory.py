@@ -51,7 +51,7 @@ from tests.agents.test_client_tools import NOTE
 from tests.doubles.batches import Outcome
 from tests.doubles.tool_server import ToolServer
 from tests.gateway.process import command
-from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 from tests.inflated import find_files_with
 from tests.patience import becomes
 

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,20 +24,9 @@ from gateway.agents.tools import syscall_filter
 from gateway.agents.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from storage.records import Block
+from tests.gateway.tools.sandboxes import PYTHON, needs_bwrap
 from tests.patience import PATIENCE_S, comes
 
-
-def _why_not() -> str | None:
-    if shutil.which("bwrap") is None:
-        return "bubblewrap is not installed"
-    process = subprocess.run(["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"], capture_output=True)
-    return None if process.returncode == 0 else "user namespaces are not allowed here"
-
-
-WHY_NOT = _why_not()
-needs_bwrap = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-# What is in a home is not readable for a user that is not there.
-PYTHON = next((each for each in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(each).exists()), None)
 HUMAN = Block(1, "human", "", "Ann", 10)
 
 
