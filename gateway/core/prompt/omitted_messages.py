@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_result, is_user
+from gateway.core.conversation.canonical import has_calls, is_result, is_user
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
@@ -15,7 +16,12 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.portable_message import make_portable_message
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.wire_message import WireMessage
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    has_result_role,
+    read_call_id,
+    read_result_id,
+)
 from gateway.core.prompt.composition import InsertedMessage, without_result
 from gateway.core.prompt.hidden_rounds import restore_rounds, without_rounds
 from storage.records import Exchange
@@ -23,7 +29,7 @@ from storage.records import Exchange
 
 def list_omitted_messages(tree: Tree, plan: Plan, offered_tools: Container[str]) -> list[InsertedMessage]:
     """Returns the messages of the path that the client's list leaves out, as they go upstream."""
-    elements = _list_sendable(plan.omitted, plan.query.listing)
+    elements = _list_sendable(plan.omitted, plan.query.listing, _find_called_rows(tree, plan))
     tree.contents.group(element.exchange for element in elements)
     omitted: list[InsertedMessage] = []
     stored_exchange: _StoredExchange | None = None
@@ -115,25 +121,52 @@ class _StoredExchange(NamedTuple):
         return with_rounds or [without_rounds(content, reply)]
 
 
-def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
+def _find_called_rows(tree: Tree, plan: Plan) -> set[int]:
+    """Returns the rows of left-out exchanges with the calls of the results with which a client's list begins.
+
+    Only a path that has lost a message is searched. Raises: MissingContents.
+    """
+    results = itertools.takewhile(has_result_role, plan.query.listing.messages)
+    result_ids = set(map(read_result_id, results)) if any(map(_is_gone, plan.omitted)) else set[str]()
+    if not result_ids:
+        return set()
+    exchanges = [
+        e.exchange for e in plan.omitted if e.message_index < 0 and has_calls(e.atoms) and not _is_gone(e)
+    ]
+    tree.contents.group(exchanges)
+    replies = {exchange.id: tree.contents.get(exchange).shown_reply or {} for exchange in exchanges}
+    return {
+        row
+        for row, reply in replies.items()
+        if not result_ids.isdisjoint(map(read_call_id, reply.get("tool_calls") or ()))
+    }
+
+
+def _list_sendable(
+    elements: Sequence[PathElement], listing: HashedList, called_rows: Container[int] = ()
+) -> list[PathElement]:
     """Returns the elements that may be sent.
 
     An element may not be sent if it is forgotten or off the record, or if it answers such an element: chat templates
     refuse an answer without its question, two questions in a row, and a result without its call.
+
+    called_rows: the rows of exchanges with calls of which the client's list has results.
     """
     if not any(map(_is_gone, elements)):
         return [*elements]
     groups = _group_by_question(elements)
     sendable: list[PathElement] = []
     is_continued_by_list = bool(len(listing)) and not is_user(listing.atoms[0])
-    # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone.
+    # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone, or a
+    # result of the list needs its call.
     for group in groups:
         present_elements = [element for element in group if not _is_gone(element)]
         gone_elements = [element for element in group if _is_gone(element)]
-        if not gone_elements or (
-            all(is_user(element.atoms) for element in gone_elements)
-            and is_user(present_elements[0].atoms if present_elements else ())
-        ):
+        lacks_questions_alone = all(is_user(element.atoms) for element in gone_elements) and is_user(
+            present_elements[0].atoms if present_elements else ()
+        )
+        has_needed_call = any(element.exchange.id in called_rows for element in present_elements)
+        if not gone_elements or lacks_questions_alone or has_needed_call:
             sendable += present_elements
         elif is_continued_by_list and group is groups[-1]:
             # The first messages of the list belong to this group, so no older message may stand right before them. But

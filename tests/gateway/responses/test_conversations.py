@@ -725,6 +725,34 @@ def test_a_result_goes_with_its_call_after_a_deletion(
     assert types[-3:] == ["function_call", "function_call_output", "message"]
 
 
+@pytest.mark.parametrize("deletes_second", [False, True])
+def test_a_late_result_goes_with_the_call_of_an_older_turn_without_its_question(
+    world: World, upstream: StrictUpstream, deletes_second: bool
+) -> None:
+    conversation = world.sdk.conversations.create()
+    asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
+
+    def delete(index: int) -> None:
+        item = items_of(world, conversation.id)[index]
+        world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
+
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"})))
+    respond(world, input="The weather?", **asked_with)
+    delete(0)
+    call_id = items_of(world, conversation.id)[0]["call_id"]
+    respond(world, input="Hello.", **asked_with)
+    if deletes_second:
+        delete(1)
+    respond(
+        world,
+        input=[{"type": "function_call_output", "call_id": call_id, "output": "Sunny"}],
+        **asked_with,
+    )
+    last = upstream.last.messages[-1]
+    assert (last["role"], last["tool_call_id"], last["content"]) == ("tool", call_id, "Sunny")
+    assert items_of(world, conversation.id)[-2]["output"] == "Sunny"
+
+
 def test_the_calls_after_a_deleted_question_get_their_results(world: World, upstream: StrictUpstream) -> None:
     conversation = world.sdk.conversations.create()
     asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
