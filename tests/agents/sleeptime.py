@@ -29,7 +29,7 @@ from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.sdk import are_idle
 from tests.patience import PATIENCE_S
-from tests.storage.test_stored_paths import Writer
+from tests.storage.run_writer import RunWriter
 
 # Seconds: longer than the pause after which a sleeptime agent reads.
 IDLE_S = 200.0
@@ -178,7 +178,7 @@ class SleeptimeWorld:
         store = self.letta.world.store
 
         async def write() -> None:
-            writer = Writer(store, scope)
+            writer = RunWriter(store, scope)
             path = await writer.read()
             path_hash = b""
             for n in range(count):

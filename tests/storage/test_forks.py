@@ -15,7 +15,7 @@ from storage.records import Exchange, ExchangeState
 from storage.sql import exchanges
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
-from tests.storage.test_stored_paths import Writer
+from tests.storage.run_writer import RunWriter
 from tests.stored import Speaker, rows
 
 UIDS = [letter * 32 for letter in "abc"]
@@ -25,7 +25,7 @@ class Talk:
     """One agent, its default conversation and forks of it."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.writer = store, Writer(store)
+        self.store, self.writer = store, RunWriter(store)
 
     async def say(self, text: str, name: str = "default") -> Exchange:
         own = await self.writer.read(name)

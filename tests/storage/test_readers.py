@@ -13,18 +13,18 @@ from storage.sql.readers import advance, load_cursor
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
-from tests.storage.test_stored_paths import Writer
+from tests.storage.run_writer import RunWriter
 from tests.stored import ALICE, Speaker
 
 SLEEPER = 77
 
 
 @pytest.fixture
-async def writer(open_store: OpenStore) -> Writer:
-    return Writer(await open_store())
+async def writer(open_store: OpenStore) -> RunWriter:
+    return RunWriter(await open_store())
 
 
-async def unread(writer: Writer, reader: int = SLEEPER, limit_chars: int = 10_000) -> UnreadMessages:
+async def unread(writer: RunWriter, reader: int = SLEEPER, limit_chars: int = 10_000) -> UnreadMessages:
     found = await writer.store.readers.find_unread(
         writer.agent.id, reader, now=writer.now, idle_s=60.0, limit_chars=limit_chars, message_chars=4_000
     )
@@ -43,7 +43,7 @@ async def move(store: Store, memory_row: int, reader: int, upto: int) -> None:
     await store.database.write(write)
 
 
-async def test_nothing_is_read_of_a_run_that_goes_on(writer: Writer) -> None:
+async def test_nothing_is_read_of_a_run_that_goes_on(writer: RunWriter) -> None:
     await writer.say("Hello.", "Hi.")
     await writer.begin(user("What is new?"))
     assert (texts(await unread(writer)), (await unread(writer)).is_waiting) == (["Hello.", "Hi."], True)
@@ -57,7 +57,7 @@ async def test_nothing_is_read_of_a_run_that_goes_on(writer: Writer) -> None:
     assert (list(found.tools_used.values()), found.is_waiting) == ([["search"]], False)
 
 
-async def test_a_question_that_a_dead_process_left_open_is_read(writer: Writer) -> None:
+async def test_a_question_that_a_dead_process_left_open_is_read(writer: RunWriter) -> None:
     """The next send ends its exchange, which has its number already: the cursor would have passed it."""
     opened = await writer.begin(user("Are you there?"))
     assert opened.run is not None
@@ -65,7 +65,7 @@ async def test_a_question_that_a_dead_process_left_open_is_read(writer: Writer) 
     assert texts(await unread(writer)) == ["Are you there?"]
 
 
-async def test_each_reader_has_its_own_cursor_and_the_learner_follows_all(writer: Writer) -> None:
+async def test_each_reader_has_its_own_cursor_and_the_learner_follows_all(writer: RunWriter) -> None:
     for n in range(3):
         await writer.say(f"Message {n}.")
     memory = writer.agent.id
@@ -78,7 +78,7 @@ async def test_each_reader_has_its_own_cursor_and_the_learner_follows_all(writer
     assert texts(await unread(writer)) == ["Message 2.", "Yes."]
 
 
-async def test_a_long_span_is_read_in_batches_to_its_end(writer: Writer) -> None:
+async def test_a_long_span_is_read_in_batches_to_its_end(writer: RunWriter) -> None:
     for n in range(40):
         await writer.say(f"Message {n}.", f"Reply {n}.")
     read: list[str] = []
@@ -91,7 +91,9 @@ async def test_a_long_span_is_read_in_batches_to_its_end(writer: Writer) -> None
     assert read == [line for n in range(40) for line in (f"Message {n}.", f"Reply {n}.")]
 
 
-async def test_the_texts_that_a_run_has_read_are_emptied_under_the_lock_of_its_agent(writer: Writer) -> None:
+async def test_the_texts_that_a_run_has_read_are_emptied_under_the_lock_of_its_agent(
+    writer: RunWriter,
+) -> None:
     """Which the double of PostgreSQL's connections looks for."""
     said = await writer.say("A transcript.", "A thought.")
     await writer.store.sleeptime_agents.empty_reading(writer.agent.id, said.conversation_row)

@@ -4,157 +4,29 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.exchange import count_atoms_to_end
-from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match_query import MemoryUse, Query
-from gateway.core.conversation.stored_path import abandon, begin_step, finish_step, plan_step
-from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage
+from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
 from storage.commands import MemorySnapshot
 from storage.database import Connection
 from storage.errors import RunEnded, StaleWrite, WriteConflict
 from storage.forget_commands import ForgetTarget
-from storage.job_records import NO_AGENT, Job
-from storage.records import Agent, EvictedPart, Exchange, ExchangeState, MemoryEdit, Scope, SentSection
-from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.job_records import NO_AGENT
+from storage.records import EvictedPart, Exchange, ExchangeState, MemoryEdit, Scope
+from storage.run_commands import ConversationPath, RunEnd, StepEnd
 from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql import step_writes
-from storage.sql.store import Store
-from tests.core.conversations import IDLE_S, assistant, call, result, user
+from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
-from tests.stored import ALICE, HUMAN, Speaker, rows, save_passage
-
-AGENT = Scope("default", "@", "agent:a1")
-
-
-@dataclass
-class Writer:
-    """Runs of one agent in its default conversation, each step planned and written as a gateway does it."""
-
-    store: Store
-    scope: Scope = AGENT
-    context: int | None = 1000
-    now: float = 100.0
-    agent: Agent = field(init=False)
-    opened: StepOpened = field(init=False)
-    number: int = 0
-
-    async def read(self, name: str = "default") -> ConversationPath:
-        self.agent = await self.store.agents.find(self.scope) or self.store.agents.get_draft(self.scope)
-        if not self.agent.id:
-            return ConversationPath(MemorySnapshot())
-        own = await self.store.stored_paths.load_path(self.agent, name, self.context)
-        assert own is not None
-        self.agent = replace(self.agent, epoch=own.snapshot.epoch)
-        return own
-
-    async def begin(
-        self,
-        *messages: WireMessage,
-        own: ConversationPath | None = None,
-        evicted: EvictedPart | None = None,
-        **more: Any,
-    ) -> StepOpened:
-        """Opens a run's first step. more: of `StepOpen`."""
-        own = own or await self.read()
-        self.number = 0
-        run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, self.now, begun=self.now)
-        last = own.path[-1] if own.path else None
-        found = own.snapshot.conversation
-        write = self.planned(own, last, messages, evicted)
-        return await self._open(
-            replace(
-                write,
-                conversation_row=None if found is None else found.id,
-                rev=0 if found is None else found.rev,
-                run=run,
-                section=own.snapshot.section or SentSection(0, "section", {"blocks": {}}),
-                defaults=(HUMAN,),
-                **more,
-            )
-        )
-
-    async def go_on(self, *messages: WireMessage, **more: Any) -> StepOpened:
-        """Opens the next step of the run, after the one that was finished."""
-        before = self.opened
-        write = self.planned(
-            ConversationPath(MemorySnapshot(), (before.exchange,)), before.exchange, messages, None
-        )
-        conversation, rev = before.exchange.conversation_row, before.rev
-        return await self._open(
-            replace(write, conversation_row=conversation, rev=rev, section=before.section, **more)
-        )
-
-    def planned(
-        self,
-        own: ConversationPath,
-        last: Exchange | None,
-        messages: Sequence[WireMessage],
-        evicted: EvictedPart | None,
-    ) -> StepOpen:
-        listing = HashedList(MessageHasher(self.agent.secret), messages)
-        query = Query(
-            listing, True, MemoryUse.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m"
-        )
-        plan = plan_step(Tree(own.path), query, last, None if last is None else last.conversation_row)
-        e = begin_step(plan, {}, evicted)
-        return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)
-
-    async def _open(self, write: StepOpen) -> StepOpened:
-        before = getattr(self, "opened", None)
-        self.opened = await self.store.stored_paths.open(write)
-        if self.opened.run is None and before is not None:
-            self.opened = replace(self.opened, run=before.run)
-        self.agent = self.opened.agent
-        self.store.agents.cache(self.agent)
-        return self.opened
-
-    async def finish(
-        self,
-        reply: WireMessage | None,
-        above: bytes = b"",
-        *,
-        stop: str | None = "end_turn",
-        job: Job | None = None,
-        **more: Any,
-    ) -> Exchange:
-        """Ends the step. more: of `RunStep`."""
-        e, run = self.opened.exchange, self.opened.run
-        assert run is not None
-        self.number += 1
-        e = finish_step(
-            e,
-            MessageHasher(self.agent.secret),
-            above,
-            full_reply=[reply] if reply else [],
-            shown_reply=None,
-            model="up/m",
-            evicted=e.evicted,
-            now=self.now,
-        )
-        step = RunStep(
-            e.id, self.agent.id, run.id, self.number, self.now, self.now, TokenCounts(7, 3), stop, **more
-        )
-        await self.store.stored_paths.finish(StepEnd(self.agent, e, step, job=job))
-        self.opened = replace(self.opened, exchange=e)
-        return e
-
-    async def say(self, text: str, reply: str = "Yes.", **more: Any) -> Exchange:
-        """One plain message and its reply."""
-        own = await self.read()
-        await self.begin(user(text), own=own, **more)
-        return await self.finish(assistant(reply), own.path[-1].path_hash if own.path else b"")
+from tests.storage.run_writer import RunWriter
+from tests.stored import ALICE, Speaker, rows, save_passage
 
 
 @pytest.fixture
@@ -163,8 +35,8 @@ def statements() -> list[str]:
 
 
 @pytest.fixture
-async def writer(open_store: OpenStore, statements: list[str]) -> Writer:
-    return Writer(await open_store(note=statements.append))
+async def writer(open_store: OpenStore, statements: list[str]) -> RunWriter:
+    return RunWriter(await open_store(note=statements.append))
 
 
 def kinds(statements: list[str]) -> list[str]:
@@ -181,7 +53,7 @@ PLAIN = [
 ]  # fmt: skip
 
 
-async def long_path(writer: Writer, steps: int) -> None:
+async def long_path(writer: RunWriter, steps: int) -> None:
     """A conversation of so many plain messages, the last ten of which are in the window.
 
     A transaction writes a hundred of them: it has its time, also on a busy machine.
@@ -222,7 +94,7 @@ async def long_path(writer: Writer, steps: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 300])
 async def test_a_plain_message_is_six_statements_however_long_its_conversation(
-    writer: Writer, statements: list[str], steps: int
+    writer: RunWriter, statements: list[str], steps: int
 ) -> None:
     await long_path(writer, steps)
     statements.clear()
@@ -230,7 +102,7 @@ async def test_a_plain_message_is_six_statements_however_long_its_conversation(
     assert kinds(statements) == PLAIN
 
 
-async def test_a_send_reads_from_where_the_window_begins(writer: Writer) -> None:
+async def test_a_send_reads_from_where_the_window_begins(writer: RunWriter) -> None:
     await long_path(writer, 40)
     own = await writer.read()
     assert [x.depth for x in own.path] == list(range(29, 40))
@@ -243,7 +115,7 @@ async def test_a_send_reads_from_where_the_window_begins(writer: Writer) -> None
     assert len((await writer.read()).path) == 40
 
 
-async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
+async def test_each_step_of_a_run_is_an_exchange(writer: RunWriter) -> None:
     await writer.begin(user("Weather?"))
     first = await writer.finish(assistant(None, call("1")), stop=None)
     second = await writer.go_on(result("1", "sunny"))
@@ -261,7 +133,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     assert run.counts == TokenCounts(14, 6)
 
 
-async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
+async def test_the_message_is_there_before_the_reply(writer: RunWriter) -> None:
     await writer.begin(user("Are you there?"))
     own = await writer.read()
     assert own.path[-1].state is ExchangeState.OPEN
@@ -271,7 +143,7 @@ async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
     assert run.state is RunState.RUNNING
 
 
-async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer) -> None:
+async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: RunWriter) -> None:
     await writer.begin(user("Are you there?"))
     own = await writer.read()
     ends = abandon(own.path[-1], MessageHasher(writer.agent.secret), b"", 50.0)
@@ -284,10 +156,10 @@ async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer)
     ]
 
 
-async def test_a_step_that_another_process_has_ended_is_not_written_over(writer: Writer) -> None:
+async def test_a_step_that_another_process_has_ended_is_not_written_over(writer: RunWriter) -> None:
     """As by a process that was paused for longer than its lease, and does not know."""
     await writer.begin(user("Are you there?"))
-    other = Writer(writer.store)
+    other = RunWriter(writer.store)
     own = await other.read()
     ends = abandon(own.path[-1], MessageHasher(other.agent.secret), b"", 50.0)
     await other.begin(user("Hello?"), own=own, abandoned=ends)
@@ -303,9 +175,9 @@ async def test_a_step_that_another_process_has_ended_is_not_written_over(writer:
     assert await writer.store.runs.find_newest_step(writer.agent.id, writer.opened.run.id) is None
 
 
-async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(writer: Writer) -> None:
+async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(writer: RunWriter) -> None:
     await writer.begin(user("Are you there?"))
-    other = Writer(writer.store)
+    other = RunWriter(writer.store)
     own = await other.read()
     ends = abandon(own.path[-1], MessageHasher(other.agent.secret), b"", 50.0)
     await writer.finish(assistant("Just in time."))
@@ -317,7 +189,7 @@ async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(wri
 
 @pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED])
 async def test_a_step_after_the_end_of_a_run_is_stored_only_if_the_run_was_cancelled(
-    writer: Writer, state: RunState
+    writer: RunWriter, state: RunState
 ) -> None:
     """Another process fails a run when the one that performs it has lost its lease."""
     run = (await writer.begin(user("Are you there?"))).run
@@ -333,7 +205,7 @@ async def test_a_step_after_the_end_of_a_run_is_stored_only_if_the_run_was_cance
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)  # a file has one process
-async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Writer) -> None:
+async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: RunWriter) -> None:
     own, jobs, lease = await writer.read(), writer.store.jobs, {"lease_s": 60.0, "tries": 9}
     await jobs.enqueue("run", NO_AGENT, "k")
     lost = await jobs.leases.claim(["run"], **lease)
@@ -362,7 +234,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Wr
     assert (ended.state, ended.steps) == (RunState.COMPLETED, 1)
 
 
-async def test_a_step_on_a_path_that_moved_is_refused(writer: Writer) -> None:
+async def test_a_step_on_a_path_that_moved_is_refused(writer: RunWriter) -> None:
     await writer.say("One.")
     before = await writer.read()
     await writer.say("Two.")
@@ -371,13 +243,13 @@ async def test_a_step_on_a_path_that_moved_is_refused(writer: Writer) -> None:
     assert len((await writer.read()).path) == 2
 
 
-async def test_a_conversation_begins_once(writer: Writer) -> None:
+async def test_a_conversation_begins_once(writer: RunWriter) -> None:
     await writer.say("One.")
     with pytest.raises(WriteConflict):
         await writer.begin(user("Other."), own=ConversationPath(MemorySnapshot()))
 
 
-async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -> None:
+async def test_no_step_is_written_once_something_was_forgotten(writer: RunWriter) -> None:
     e = await writer.say("My secret is 1234.")
     own = await writer.read()
     await writer.begin(user("What is it?"), own=own)
@@ -389,7 +261,7 @@ async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -
     assert (await writer.read()).path[-1].shown_reply is None
 
 
-async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer) -> None:
+async def test_edits_are_written_with_their_results_or_not_at_all(writer: RunWriter) -> None:
     first = await writer.begin(user("I am Ann."))
     made = await writer.finish(assistant(None, call("1", "memory_insert", "{}")), stop=None)
     (block,) = (await writer.read()).snapshot.blocks
@@ -411,7 +283,7 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
     assert (newest.exchange_row, newest.sources) == (made.id, (made.id,))
 
 
-async def test_a_step_that_ended_while_the_index_passed_it_is_indexed_again(writer: Writer) -> None:
+async def test_a_step_that_ended_while_the_index_passed_it_is_indexed_again(writer: RunWriter) -> None:
     await writer.begin(user("Slow?"))
     await rows(writer.store, "UPDATE agents SET indexed_seq = 9 WHERE id = ?", (writer.agent.id,))
     e = await writer.finish(assistant("Quick."))
@@ -419,7 +291,7 @@ async def test_a_step_that_ended_while_the_index_passed_it_is_indexed_again(writ
     assert stale == [(e.id,)]
 
 
-async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer: Writer) -> None:
+async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer: RunWriter) -> None:
     agent = (await writer.begin(user("Who built it?"))).agent
     await writer.finish(assistant("Gaudi."))
     await writer.go_on(user("When?"))
@@ -437,7 +309,7 @@ async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer
     assert {m.seq for m in hits} >= {2, 4, 7}
 
 
-async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -> None:
+async def test_a_run_ends_after_a_step_that_is_written_already(writer: RunWriter) -> None:
     await writer.begin(user("Ring Ann."))
     e = await writer.finish(assistant(None, call("1"), call("2")), stop=None)
     assert writer.opened.run is not None
@@ -463,7 +335,7 @@ async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -
     assert text.data == b'{"a":1}'
 
 
-async def test_effects_of_the_calls_of_a_forgotten_reply_are_not_written(writer: Writer) -> None:
+async def test_effects_of_the_calls_of_a_forgotten_reply_are_not_written(writer: RunWriter) -> None:
     await writer.begin(user("I am Ann."))
     e = await writer.finish(assistant(None, call("1", "memory_insert", "{}"), call("2")), stop=None)
     assert writer.opened.run is not None
@@ -495,7 +367,7 @@ async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(ope
     alice = Speaker(store, ALICE)
     await alice.say([user("one")], assistant("First."), "default")
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "default")
-    writer = Writer(store, ALICE)
+    writer = RunWriter(store, ALICE)
     own = await writer.read()
     assert own.snapshot.conversation is not None
     assert own.snapshot.conversation.last_exchange == 0
@@ -508,11 +380,11 @@ async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(ope
     assert [x.continued for x in after.path] == [True] * 3
 
 
-async def test_a_memory_does_not_read_the_path_of_another(writer: Writer) -> None:
+async def test_a_memory_does_not_read_the_path_of_another(writer: RunWriter) -> None:
     await writer.say("Mine.")
     mine = (await writer.read()).snapshot.conversation
     assert mine is not None
-    other = Writer(writer.store, Scope("default", "@", "agent:a2"))
+    other = RunWriter(writer.store, Scope("default", "@", "agent:a2"))
     await other.say("Theirs.")
     own = await other.read(mine.uid)
     assert own.snapshot.conversation is None
