@@ -19,7 +19,7 @@ from letta_client import APIStatusError, BadRequestError, UnprocessableEntityErr
 
 from gateway.agents.agent_file import file_routes
 from gateway.agents.agent_file import read as read_module
-from gateway.agents.agent_file.file_structs import ImportForm
+from gateway.agents.agent_file.import_form import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.core.agent_file import PortableMessage
 from gateway.agents.files.agent_import import AgentImport

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from gateway.agents.agent_file.file_fields import EXTENSION
-from gateway.agents.agent_file.file_structs import ImportForm
+from gateway.agents.agent_file.import_form import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.agent_file.write import ExportedAgent, ExportedFolder, write_agent_file
 from gateway.agents.api._route import AgentsRoute, ApiRequest

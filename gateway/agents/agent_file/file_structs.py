@@ -1,4 +1,4 @@
-"""The parts of an agent file (Letta's `.af`) that the gateway reads, and the form fields that are sent with a file.
+"""The parts of an agent file (Letta's `.af`) that the gateway reads.
 
 The structs have the names of the file's fields.
 """
@@ -8,23 +8,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from gateway.agents.agent_file.file_fields import EXTENSION
 from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
-from gateway.agents.wire.sent_values import get_sent_or
-from gateway.agents.wire.struct_fields import (
-    BOUNDED_LIST,
-    NO_SECRETS,
-    ONE_PROJECT,
-    Form,
-    Maybe,
-    Name,
-    Strings,
-)
+from gateway.agents.wire.struct_fields import BOUNDED_LIST, Name, Strings
 
 # The paths of the file and its extension in the request, for errors.
 FILE_FIELD = ("body", "file")
@@ -33,29 +24,6 @@ EXTENSION_FIELD = (*FILE_FIELD, "metadata", EXTENSION)
 _Tag = Annotated[str, Meta(max_length=300)]
 # The most parts of each kind in a file. Messages and passages have no limit: an agent may have very many.
 _MAX_FILE_PARTS = Meta(max_length=10_000)
-
-
-class ImportForm(Form):
-    """The form fields sent with an agent file. The second names of three of them are those of older clients."""
-
-    append_copy_suffix: bool = False
-    override_existing_tools: bool = True
-    strip_messages: bool = False
-    name: Maybe[Name] = UNSET
-    override_name: Maybe[Name] = UNSET
-    model: Maybe[Name] = UNSET
-    override_model_handle: Maybe[Name] = UNSET
-    embedding: Maybe[str] = UNSET
-    override_embedding_handle: Maybe[str] = UNSET
-    env_vars_json: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
-    secrets: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
-    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        # The older name counts if it alone was sent.
-        self.name = get_sent_or(self.name, self.override_name)
-        self.model = get_sent_or(self.model, self.override_model_handle)
-        self.embedding = get_sent_or(self.embedding, self.override_embedding_handle)
 
 
 class FileAgent(msgspec.Struct):

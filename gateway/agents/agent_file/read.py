@@ -27,8 +27,8 @@ from gateway.agents.agent_file.file_structs import (
     FileIdentity,
     FileLists,
     FilePassage,
-    ImportForm,
 )
+from gateway.agents.agent_file.import_form import ImportForm
 from gateway.agents.agent_file.older_file import is_older, translate_older
 from gateway.agents.agent_file.read_definition import read_definition
 from gateway.agents.agent_file.read_messages import read_messages

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_structs import AgentExtension, ImportForm
+from gateway.agents.agent_file.file_structs import AgentExtension
+from gateway.agents.agent_file.import_form import ImportForm
 from gateway.agents.api.agent_bodies import CreateAgent, define_agent
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
