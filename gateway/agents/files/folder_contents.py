@@ -26,8 +26,11 @@ _PARTS_PER_WRITE = 64
 # The way of handling a file with a name that is taken.
 DuplicateHandling = Literal["skip", "error", "suffix", "replace"]
 _ON_TAKEN_NAME: Mapping[DuplicateHandling, OnTakenName] = {
-    "skip": "refuse", "error": "refuse", "suffix": "rename", "replace": "replace"
-}  # fmt: skip
+    "skip": "refuse",
+    "error": "refuse",
+    "suffix": "rename",
+    "replace": "replace",
+}
 
 
 class UploadedFile(Struct, frozen=True):
