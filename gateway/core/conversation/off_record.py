@@ -21,6 +21,7 @@ def repeats_off_record(
     tree: Tree,
     query: Query,
     exchange: Exchange,
+    messages: Sequence[WireMessage],
     match_point: Exchange | None,
     rivals: Iterable[Exchange],
     *,
@@ -35,14 +36,12 @@ def repeats_off_record(
     if repeats or match_point is None or any(map(is_user, exchange.inputs)):
         return repeats
     if query.ignores_forgotten:
-        # If an earlier call is still there, the result joins the conversation, although the question was forgotten, or
-        # an earlier result with the reply to it.
-        while match_point.state is ExchangeState.FORGOTTEN and tree.is_mid_turn(match_point):
-            parent = tree.find_parent(match_point)
-            if parent is None:
-                break
-            match_point = parent
-        return lacks_reply(match_point) and any(map(is_result, exchange.inputs))
+        # If the call is still there, its result joins the conversation, although messages after it were forgotten, or
+        # the question.
+        if not lacks_reply(match_point) or not any(map(is_result, exchange.inputs)):
+            return False
+        replied_exchanges = [each for each in tree.list_path(match_point) if not lacks_reply(each)]
+        return not tree.find_called_rows(replied_exchanges, messages)
     return ends_off_record(match_point)
 
 

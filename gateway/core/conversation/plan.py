@@ -116,7 +116,9 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         messages=messages,
         redactions=find_redactions(tree, query, exchange, messages, len(pending), rivals),
         is_off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
-        or repeats_off_record(tree, query, exchange, match_point, rivals, follows_head=head is not None),
+        or repeats_off_record(
+            tree, query, exchange, messages, match_point, rivals, follows_head=head is not None
+        ),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
     )
 

@@ -19,10 +19,17 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_user
+from gateway.core.conversation.canonical import has_calls, is_user
 from gateway.core.conversation.exchange import read_moved_at
 from gateway.core.conversation.tree_contents import TreeContents
-from gateway.core.conversation.wire_message import read_text, without_space
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    has_result_role,
+    read_call_id,
+    read_result_id,
+    read_text,
+    without_space,
+)
 from gateway.core.words import is_grown_transcript
 from storage.commands import StoredContent
 from storage.records import Atom, Exchange, ExchangeState
@@ -255,6 +262,23 @@ class Tree:
         messages = self.contents.get(self.locate_turn_start(exchange)).messages or ()
         questions = [message for message in messages if message.get("role") == "user"]
         return without_space(read_text(questions[-1])) if questions else ""
+
+    def find_called_rows(self, exchanges: Iterable[Exchange], results: Iterable[WireMessage]) -> set[int]:
+        """Returns the rows of those exchanges whose replies have a call of one of the results.
+
+        exchanges: exchanges with their replies. results: messages; those that are no results do not count.
+
+        Raises: MissingContents.
+        """
+        result_ids = {read_result_id(each) for each in results if has_result_role(each)}
+        exchanges = [each for each in exchanges if result_ids and has_calls(each.reply)]
+        self.contents.group(exchanges)
+        replies = {each.id: self.contents.get(each).shown_reply or {} for each in exchanges}
+        return {
+            row
+            for row, reply in replies.items()
+            if not result_ids.isdisjoint(map(read_call_id, reply.get("tool_calls") or ()))
+        }
 
     def _list_turn_children(self, exchange: Exchange) -> list[Exchange]:
         """Returns the finished exchanges that follow the exchange within its turn."""

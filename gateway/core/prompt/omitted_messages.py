@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import has_calls, is_result, is_user
+from gateway.core.conversation.canonical import is_result, is_user
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
@@ -16,12 +16,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.portable_message import make_portable_message
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.wire_message import (
-    WireMessage,
-    has_result_role,
-    read_call_id,
-    read_result_id,
-)
+from gateway.core.conversation.wire_message import WireMessage, has_result_role
 from gateway.core.prompt.composition import InsertedMessage, without_result
 from gateway.core.prompt.hidden_rounds import restore_rounds, without_rounds
 from storage.records import Exchange
@@ -126,20 +121,11 @@ def _find_called_rows(tree: Tree, plan: Plan) -> set[int]:
 
     Only a path that has lost a message is searched. Raises: MissingContents.
     """
-    results = itertools.takewhile(has_result_role, plan.query.listing.messages)
-    result_ids = set(map(read_result_id, results)) if any(map(_is_gone, plan.omitted)) else set[str]()
-    if not result_ids:
+    if not any(map(_is_gone, plan.omitted)):
         return set()
-    exchanges = [
-        e.exchange for e in plan.omitted if e.message_index < 0 and has_calls(e.atoms) and not _is_gone(e)
-    ]
-    tree.contents.group(exchanges)
-    replies = {exchange.id: tree.contents.get(exchange).shown_reply or {} for exchange in exchanges}
-    return {
-        row
-        for row, reply in replies.items()
-        if not result_ids.isdisjoint(map(read_call_id, reply.get("tool_calls") or ()))
-    }
+    results = itertools.takewhile(has_result_role, plan.query.listing.messages)
+    replies = [each for each in plan.omitted if each.message_index < 0 and not _is_gone(each)]
+    return tree.find_called_rows([each.exchange for each in replies], results)
 
 
 def _list_sendable(

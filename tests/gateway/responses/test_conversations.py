@@ -725,10 +725,11 @@ def test_a_result_goes_with_its_call_after_a_deletion(
     assert types[-3:] == ["function_call", "function_call_output", "message"]
 
 
-@pytest.mark.parametrize("deletes_second", [False, True])
+@pytest.mark.parametrize("deleted", [[], [1], [1, 1]], ids=["none", "question", "turn"])
 def test_a_late_result_goes_with_the_call_of_an_older_turn_without_its_question(
-    world: World, upstream: StrictUpstream, deletes_second: bool
+    world: World, upstream: StrictUpstream, deleted: list[int]
 ) -> None:
+    """deleted: the indices of the items of the turn between that are deleted, one after the other."""
     conversation = world.sdk.conversations.create()
     asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
 
@@ -741,8 +742,8 @@ def test_a_late_result_goes_with_the_call_of_an_older_turn_without_its_question(
     delete(0)
     call_id = items_of(world, conversation.id)[0]["call_id"]
     respond(world, input="Hello.", **asked_with)
-    if deletes_second:
-        delete(1)
+    for index in deleted:
+        delete(index)
     respond(
         world,
         input=[{"type": "function_call_output", "call_id": call_id, "output": "Sunny"}],
