@@ -3,58 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.agents.batches.batch_world import PATH, make_append_call, read_question, read_results
-from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
-from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, say
+from tests.agents.batches.batch_world import PATH
+from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.background.served_batch import ITEMS, ROUNDS, SETTINGS, answer, answer_item, ask, make
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
-ITEMS, ROUNDS = 3, 3
 MAX_LIVES = 80
-SETTINGS = """\
-[batch]
-poll_s = 0.05
-
-[[upstreams]]
-name = "far"
-kind = "{kind}"
-base_url = "{base_url}"
-api_key = "{key}"
-batches = "{batches}"
-"""
-
-
-def answer(custom_id: str, body: Json) -> Outcome:
-    made = len(read_results(body))
-    if made == ROUNDS - 1:
-        return Outcome(text=f"{read_question(body)} is done.")
-    return Outcome(calls=(make_append_call(f"{read_question(body)} {made}."),))
-
-
-def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    reply = gateway.ask(method, path, data, {"content-type": "application/json"})
-    assert reply.status == 200, reply.body
-    return reply.json
-
-
-def make(gateway: Process, model: str) -> tuple[list[str], Json]:
-    """Makes agents and sends them a batch."""
-    agents = []
-    for n in range(ITEMS):
-        blocks = [{"label": "human", "value": "Notes:"}]
-        body = {"name": f"a{n}", "model": model, "memory_blocks": blocks, "tools": ["core_memory_append"]}
-        agents.append(ask(gateway, "POST", "/v1/agents/", body)["id"])
-    requests = [{"agent_id": agent, "input": f"Task {n}"} for n, agent in enumerate(agents)]
-    return agents, ask(gateway, "POST", PATH, {"requests": requests})
 
 
 def has_ended(gateway: Process, batch: Json) -> bool:
@@ -135,12 +98,7 @@ def test_killed_after_each_step_of_a_batch(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_killed_while_the_gateway_makes_the_calls_itself(tmp_path: Path) -> None:
-    def script(request: UpstreamRequest) -> Reply:
-        outcome = answer("", request.json)
-        calls = [Call(name, given) for name, given in outcome.calls]
-        return call_tools(*calls) if calls else say(outcome.text)
-
-    with StrictUpstream(script=script) as upstream:
+    with StrictUpstream(script=answer_item) as upstream:
         settings = SETTINGS.format(kind="openai", base_url=upstream.base_url, key="none", batches="none")
         # What was under way is lost with the process, so some have to live longer.
         lives, agents, batch = live_through(tmp_path, settings, "far/m", (5, 8, 11, 14))

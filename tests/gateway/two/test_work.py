@@ -18,8 +18,8 @@ from tests.agents.sleeptime import is_sleeptime_request
 from tests.agents.test_sleep_killed import CALLS, NOTES
 from tests.doubles.batches import OpenAIBatchServer
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
-from tests.gateway.background.test_batches_killed import ITEMS, ROUNDS, answer, ask, make
-from tests.gateway.background.test_batches_killed import SETTINGS as BATCHES
+from tests.gateway.background.served_batch import ITEMS, ROUNDS, answer, answer_item, ask, make
+from tests.gateway.background.served_batch import SETTINGS as BATCHES
 from tests.gateway.process import Process, serving
 from tests.gateway.two.deployment import MODULE, Database, Worker
 from tests.patience import becomes
@@ -186,11 +186,6 @@ def test_batches_are_submitted_once(tmp_path: Path, url: str, killed: str) -> No
 def test_an_emulated_batch_calls_the_model_once_an_item(
     upstream: StrictUpstream, tmp_path: Path, url: str
 ) -> None:
-    def answer_item(request: UpstreamRequest) -> Reply:
-        outcome = answer("", request.json)
-        calls = [Call(name, given) for name, given in outcome.calls]
-        return call_tools(*calls) if calls else say(outcome.text)
-
     upstream.script = answer_item
     settings = BATCHES.format(kind="openai", base_url=upstream.base_url, key="none", batches="none")
     with deploy(tmp_path, url, settings) as world:
