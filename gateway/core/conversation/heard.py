@@ -116,5 +116,5 @@ class _Reply(NamedTuple):
         """
         if message.get("role") != "assistant" or message.get("tool_calls"):
             return False
-        heard = join_heard_letters(read_text(message))
-        return heard != self.letters and is_beginning(heard, self.letters, min_letters=1)
+        heard_letters = join_heard_letters(read_text(message))
+        return heard_letters != self.letters and is_beginning(heard_letters, self.letters, min_letters=1)

@@ -29,7 +29,7 @@ def begins_fork(exchange: Exchange) -> bool:
 
 def hash_exchanges(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
     """Returns the hash of a path, oldest first. An exchange without a hash of its own counts with its atoms."""
-    hashed_count = next((n for n in range(len(path), 0, -1) if path[n - 1].path_hash), 0)
+    hashed_count = next((count for count in range(len(path), 0, -1) if path[count - 1].path_hash), 0)
     atoms = [
         atom
         for exchange in path[hashed_count:]
@@ -235,12 +235,12 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     its conversation are not searched, since they do not change.
     """
     refused_ids = find_refused_ids(path)
-    for n in range(len(path) - 1, -1, -1):
-        exchange = path[n]
+    for index in range(len(path) - 1, -1, -1):
+        exchange = path[index]
         if exchange.conversation_row != path[-1].conversation_row:
             break
         if exchange.id in refused_ids and not exchange.superseded and exchange.inputs == tuple(inputs):
-            return mark_refused(exchange, path[:n])
+            return mark_refused(exchange, path[:index])
     return None
 
 

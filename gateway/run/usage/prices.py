@@ -35,5 +35,5 @@ def make_price_finder(settings: Settings) -> FindPrice:
 
 
 def _make_price(settings: PriceSettings) -> Price:
-    cached = settings.input if settings.cached is None else settings.cached
-    return Price(settings.input, settings.output, cached)
+    cached_price = settings.input if settings.cached is None else settings.cached
+    return Price(settings.input, settings.output, cached_price)
