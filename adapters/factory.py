@@ -15,7 +15,7 @@ from adapters.types import Header
 
 
 def make_provider(
-    kind: str = "openai",
+    kind: str,
     *,
     name: str | None = None,
     base_url: str | None = None,

@@ -14,7 +14,7 @@ from adapters.first_event import FirstEvent
 from adapters.headers import choose_response_headers
 from adapters.pace import Pace
 from adapters.reply_headers import is_event_stream
-from adapters.reply_quota import REPLIES, ReplyQuota, ReplyReservation
+from adapters.reply_quota import ReplyQuota, ReplyReservation
 from adapters.reply_wait import ReplyWait
 from adapters.sse import EventDecoder
 from adapters.timeouts import Timeouts
@@ -58,9 +58,13 @@ class HttpReply:
         timeouts: Timeouts,
         sent_at: float,
         pace: Pace,
-        replies: ReplyQuota = REPLIES,
+        replies: ReplyQuota,
     ) -> None:
-        """Wraps a response. sent_at: the time at which the request was sent, by the loop's clock."""
+        """Wraps a response.
+
+        sent_at: the time at which the request was sent, by the loop's clock.
+        replies: the quota of memory for replies that are read whole.
+        """
         self._pace = pace
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500

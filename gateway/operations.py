@@ -72,9 +72,7 @@ class ServingParts(NamedTuple):
     imports: ImportOperations
 
 
-def make_request_operations(
-    settings: Settings, store: Store, log: RequestLog | None = None
-) -> RequestOperations:
+def make_request_operations(settings: Settings, store: Store, log: RequestLog | None) -> RequestOperations:
     """Makes the operations that explain requests. log: this process's requests; None: this process serves none."""
     now = store.read_shared_clock if log is None else log.now
     return RequestOperations(store, RecallRetention(now, settings.memory.keep_why_days), log)

@@ -70,7 +70,7 @@ def convert(
         raise InvalidValue(str(error), make_fault(error, value, value_type, path)) from error
 
 
-def make_fault(error: msgspec.ValidationError, value: Any, value_type: Any, path: Path = ()) -> Fault:
+def make_fault(error: msgspec.ValidationError, value: Any, value_type: Any, path: Path) -> Fault:
     """Returns the fault that msgspec found in a value. path: the keys and indexes that lead to the value."""
     message = str(error)
     steps: list[str | int] = []

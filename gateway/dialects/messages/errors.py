@@ -59,10 +59,11 @@ class MessagesErrors:
 
 
 def make_error_object(
-    status: int, message: str, request_id: str, code: Any = None, upstream_type: Any = None
+    status: int, message: str, request_id: str, code: Any, upstream_type: Any = None
 ) -> Json:
     """Returns the body of an error.
 
+    code: the code of the error; a code that is no text, or empty, is left out.
     upstream_type: the type that the upstream gives the error. If it is not Anthropic's, the status decides the type.
     """
     is_known = isinstance(upstream_type, str) and upstream_type in _KNOWN_TYPES

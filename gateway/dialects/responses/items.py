@@ -19,7 +19,7 @@ from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import WireMessage, read_call_id, read_result_id
 from gateway.core.turn_name import TurnName
 from gateway.dialects.fields import make_unknown_value_error
-from gateway.dialects.responses.call_form import NO_FORMS, CallForm
+from gateway.dialects.responses.call_form import CallForm
 from gateway.dialects.responses.call_items import render_result
 from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
@@ -79,8 +79,8 @@ class ItemList:
         self,
         tag: str,
         inputs: Sequence[tuple[int, WireMessage]],
-        directions: Sequence[Direction] = (),
-        forms: Mapping[str, CallForm] = NO_FORMS,
+        directions: Sequence[Direction],
+        forms: Mapping[str, CallForm],
     ) -> None:
         """Adds the messages of a client, in their order.
 
