@@ -14,7 +14,7 @@ import pytest
 from gateway.agents.chat_agents import ChatAgents
 from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, StrictUpstream, UpstreamRequest, call_tools, say
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.sdk import World, agent, kind_of, remember
 from tests.patience import becomes
 
 pytestmark = pytest.mark.both
@@ -88,6 +88,29 @@ async def test_parallel_first_sends_of_a_new_user_make_one_memory(
     assert sorted(await asyncio.to_thread(standing_inputs, world)) == sorted(f"Topic {n}" for n in range(N))
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM agents") == [1]
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [conversations]
+
+
+@pytest.mark.parametrize("same_list", [True, False])
+async def test_a_second_request_of_a_user_reaches_its_upstream_without_a_write(
+    world: World, same_list: bool
+) -> None:
+    """So it waits for no write of the first request, which is being answered."""
+    chat = world.chat(user="alice")
+    await asyncio.to_thread(chat.say, "Hello.")
+    await asyncio.to_thread(world.settle)
+    gate = Gate()
+    world.upstream.queue(*[say("Ok.", hold_before_headers=gate)] * 2)
+    asks = []
+    statement_count = 0
+    for text in ("And?", "Well?"):
+        statement_count = len(world.statements)
+        arrived = world.upstream.request_gate(len(world.upstream.requests) + 1)
+        messages = [*(chat.messages if same_list or not asks else ()), {"role": "user", "content": text}]
+        asks.append(asyncio.create_task(ask(world, messages, user="alice")))
+        await arrived.wait()
+    assert {kind_of(each) for each in world.statements[statement_count:]} <= {"read"}
+    gate.open()
+    assert await asyncio.gather(*asks) == ["Ok.", "Ok."]
 
 
 async def test_parallel_sends_in_append_mode_queue(world: World) -> None:
