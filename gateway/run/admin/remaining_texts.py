@@ -95,9 +95,9 @@ class _QuotableText(NamedTuple):
 class _Quotations(NamedTuple):
     """The replies that quote erased texts."""
 
-    # Their exchanges.
-    rows: list[int]
-    # True: a search was stopped: there may be more such replies.
+    # The exchanges of the replies, the newest first.
+    rows: Sequence[int]
+    # True: a search was stopped, so that there may be more such replies.
     is_incomplete: bool
 
 
@@ -305,14 +305,14 @@ class RemainingTexts:
         ]
 
     async def _search_quotations(self, texts: Mapping[int, str]) -> _Quotations:
-        """Returns the replies that quote a text letter by letter. Only the last texts are looked for.
+        """Returns the replies that quote a text letter by letter. Searches only for the last `_MAX_QUOTED_TEXTS`.
 
         texts: the texts by the numbers of their messages or facts; only later replies can quote them.
         """
         agent = await self._store.agents.find_by_id(self._memory.id)
         if agent is None:
             return _Quotations([], is_incomplete=False)
-        rows: list[int] = []
+        row_by_reply: dict[int, int] = {}
         is_incomplete = False
         newest_first = (
             _QuotableText(seq, text, join_letters(text)) for seq, text in reversed([*texts.items()])
@@ -328,10 +328,11 @@ class RemainingTexts:
                 is_incomplete = True
                 continue
             # In a thread, since a long text takes some milliseconds.
-            rows += await asyncio.to_thread(
-                _find_replies_with, [each for each in hits.messages if each.seq > seq], letters
+            replies = await asyncio.to_thread(
+                _filter_replies, [each for each in hits.messages if each.seq > seq], letters
             )
-        return _Quotations(rows, is_incomplete)
+            row_by_reply.update((reply.seq, reply.exchange_row) for reply in replies)
+        return _Quotations([row_by_reply[seq] for seq in sorted(row_by_reply, reverse=True)], is_incomplete)
 
     async def _list_replies(
         self, noted_rows: Sequence[int], quoting_rows: Sequence[int]
@@ -388,10 +389,10 @@ def _make_record_of_rest(rest: Sequence[MessageRecord]) -> RemainingRecord:
     return RemainingRecord(f"What came with it: messages {numbers}.", kind="rest")
 
 
-def _find_replies_with(messages: Sequence[Message], letters: str) -> list[int]:
-    """Returns the exchanges of the messages that are replies, and have these letters in a row."""
+def _filter_replies(messages: Sequence[Message], letters: str) -> list[Message]:
+    """Returns the messages that are replies and have these letters in a row."""
     return [
-        message.exchange_row
+        message
         for message in messages
         if message.role == "assistant" and letters in join_letters(message.text)
     ]

@@ -1045,6 +1045,22 @@ def test_a_preview_shows_the_replies_that_quote_a_message(
     assert "quotes" not in plain(page(operator, f"m/{agent.uid}/forget?message=2"))  # too short
 
 
+def test_a_preview_shows_the_newest_replies_that_quote_any_text_of_an_exchange(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice", "x-mnemogate-conversation": "c1"})
+    chat.messages += [
+        {"role": "user", "content": "I am allergic to peanuts."},
+        {"role": "assistant", "content": "Noted."},
+    ]
+    chat.say("My anniversary is in June.")
+    upstream.queue(*[say("“My anniversary is in June.”")] * 5, say("“I am allergic to peanuts.”"))
+    agent = speak(operator.world, "One", "Two", "Three", "Four", "Five", "Six", talk="c2")
+    shown = plain(page(operator, f"m/{agent.uid}/forget?exchange=1"))
+    quoting = [seq for seq in range(5, 17) if f"quotes it: message {seq}." in shown]
+    assert quoting == [8, 10, 12, 14, 16]
+
+
 def test_a_preview_says_that_the_search_for_quotations_was_stopped(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
