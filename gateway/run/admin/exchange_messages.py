@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway.core.conversation.exchange import is_tombstone
@@ -50,14 +51,17 @@ def make_message_records(
         if not exchange.inputs and exchange.reply is None:
             return []
         record = _make_record_without_text(exchange, exchange.seq, "", exchange.begun, state)
-        if len(exchange.inputs) > 1:
-            record = replace(record, last_seq=exchange.reply_seq - (exchange.reply is None))
-        return [record]
+        return [replace(record, last_seq=get_last_seq(exchange))]
     records = _make_input_records(exchange, is_whole=is_whole)
     reply = _make_reply_record(exchange, request, is_whole=is_whole)
     if reply is not None:
         records.append(reply)
     return records
+
+
+def get_last_seq(exchange: Exchange) -> int | UnsetType:
+    """Returns the number of an exchange's last message. Returns UNSET if the exchange is a question and its reply."""
+    return exchange.reply_seq - (exchange.reply is None) if len(exchange.inputs) > 1 else UNSET
 
 
 def _render_readable_text(message: WireMessage) -> str:

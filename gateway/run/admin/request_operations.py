@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.dates import DAY_S
 from gateway.errors import UnknownId
 from gateway.run.admin.audited_parts import render_audited_part
+from gateway.run.admin.exchange_messages import get_last_seq
 from gateway.run.admin.hits import load_hit_records
 from gateway.run.admin.logged_requests import LoggedRequests, find_forgotten_memories
 from gateway.run.admin.memory_names import get_memory_name
@@ -44,6 +45,8 @@ class ForgottenRequest(Struct, frozen=True):
     at: float
     # The parts of the turn as the audit names them ("message 4"). At least one of them was forgotten.
     parts: frozenset[str]
+    # The number of the last message of its exchange; UNSET: the exchange is a question and its reply, or is gone.
+    last_seq: int | UnsetType = UNSET
 
 
 class RequestOperations(Struct, frozen=True):
@@ -150,7 +153,13 @@ class RequestOperations(Struct, frozen=True):
         parts = {render_audited_part(kind, number) for kind in ("message", "exchange") for number in numbers}
         if logged.conversation_uid is not None:
             parts.add(render_audited_part("conversation", logged.conversation_uid))
-        return ForgottenRequest(agent.uid, get_memory_name(logged.scope), logged.started_at, frozenset(parts))
+        return ForgottenRequest(
+            agent.uid,
+            get_memory_name(logged.scope),
+            logged.started_at,
+            frozenset(parts),
+            UNSET if exchange is None else get_last_seq(exchange),
+        )
 
     async def _find_conversation(self, logged: LoggedRequest, agent: Agent | None) -> str | None:
         """Returns the uid of a request's conversation, or None if no message of it can be read."""

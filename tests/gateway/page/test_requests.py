@@ -1241,6 +1241,20 @@ def test_a_question_asked_again_says_that_memory_had_nothing(operator: Operator)
     assert sentence.endswith("nothing was recalled: the search found nothing that answers this.")
 
 
+def test_the_request_of_a_long_list_that_was_forgotten_names_all_messages(operator: Operator) -> None:
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice"})
+    chat.messages += [
+        {"role": "user", "content": "My tea is in the tin."},
+        {"role": "assistant", "content": "Ok."},
+    ]
+    chat.say("Where is my tea?")
+    uid = memory_of(operator.world, "alice").uid
+    (request,) = operator.twin(f"requests?memory={uid}")["items"]
+    operator.post(f"m/{uid}/forget?exchange=1", confirm="4")
+    assert "Messages 1 to 4 were forgotten " in plain(operator.get(f"r/{request['id']}").body.decode())
+    assert "message 1 and what came with it" in plain(operator.get("audit").body.decode())
+
+
 def test_the_request_of_a_reply_that_was_forgotten_says_who_forgot_it(operator: Operator) -> None:
     """It was an end without a way on."""
     agent = speak(operator.world, "My tea is in the red tin.", "Where is my tea?")
