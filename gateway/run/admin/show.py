@@ -33,7 +33,7 @@ MAX_SOURCES = 4
 # The characters to which a text is cut.
 SHOWN_CHARS = 100
 
-# The words for the origin of a version, by the part before its colon.
+# The words for the writer of a version, by the part of `Revision.origin` before its colon.
 _WRITER_WORDS = {
     "default": "the profile's default",
     "-": "forgotten",
@@ -103,7 +103,7 @@ class ShowOperation(Struct, frozen=True):
                 "",
                 "Found, best first",
                 *(
-                    f"  {_flatten_lines(_render_message_line(message))}"
+                    f"  {_shorten_to_line(_render_message_line(message))}"
                     for message in messages[:_MAX_FOUND_MESSAGES]
                 ),
             ]
@@ -119,7 +119,7 @@ def _render_memory_lines(
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
         "",
         "Blocks",
-        *_render_section_lines([line for block in snapshot.blocks for line in _render_block(block)]),
+        *_render_section_lines([line for block in snapshot.blocks for line in _render_block_lines(block)]),
     ]
     if waiting_count:
         lines.append(f"  edits of turns that are not confirmed: {waiting_count}")
@@ -137,10 +137,9 @@ def _render_retained(retained: RetainedContent) -> str:
 
 
 def _render_exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
-    """Returns the lines of an exchange's messages. If the turn is not active, they end with the reason.
+    """Returns the lines of an exchange's messages. Each ends with the reason if the exchange is not active.
 
-    prefix_is_shared: the value for `list_recallable_messages`.
-    previous: the value for `list_recallable_messages`.
+    prefix_is_shared, previous: the arguments of `list_recallable_messages`.
     """
     reason = ""
     if exchange.state is ExchangeState.CANCELLED:
@@ -190,7 +189,7 @@ async def _render_block_sources(store: Store, agent: Agent, blocks: Sequence[Blo
 async def _render_passage_sources(store: Store, agent: Agent) -> list[str]:
     lines: list[str] = []
     for passage in await store.passages.list_texts(agent.id, limit=_MAX_PASSAGES):
-        lines.append(f"  {passage.seq}  [{render_minute(passage.at)}]  {_flatten_lines(passage.text)}")
+        lines.append(f"  {passage.seq}  [{render_minute(passage.at)}]  {_shorten_to_line(passage.text)}")
         lines += [f"    {line}" for line in await _quote_sources(store, agent, passage.sources)]
     return ["", "Passages", *_render_section_lines(lines)]
 
@@ -213,11 +212,7 @@ async def _render_fact_sources(store: Store, agent: Agent) -> list[str]:
     )
     lines: list[str] = []
     for fact in facts:
-        end = ""
-        if fact.ended_at is not None:
-            successor = fact.successor or "something that is forgotten"
-            end = f"  (until {render_minute(fact.ended_at)}; then {successor})"
-        lines.append(f"  {_flatten_lines(_render_fact(fact))}{end}")
+        lines.append(f"  {_shorten_to_line(_render_fact(fact))}{_render_end(fact)}")
         if (client := describe_mcp_origin(fact.origin)) is not None:
             lines.append(f"    {client}")
         if fact.id in origins:
@@ -226,42 +221,49 @@ async def _render_fact_sources(store: Store, agent: Agent) -> list[str]:
     return ["", "Facts, and what they were before", *_render_section_lines(lines)]
 
 
+def _render_end(fact: Fact) -> str:
+    """Returns the words that follow a fact that has ended, with its successor; "": the fact is true."""
+    if fact.ended_at is None:
+        return ""
+    successor = fact.successor or "something that is forgotten"
+    return f"  (until {render_minute(fact.ended_at)}; then {successor})"
+
+
 def _render_import_line(origin: ImportOrigin) -> str:
     return f"import ({origin.format}, {render_minute(origin.begun)[:10]})"
 
 
 async def _quote_sources(store: Store, agent: Agent, exchange_rows: Sequence[int]) -> list[str]:
-    """Returns lines that quote the user messages of the first `MAX_SOURCES` of these exchanges."""
+    """Returns lines that quote the user messages of exchanges, at most of the first `MAX_SOURCES`."""
     lines = []
-    # A shared block may come from another user's memory. Nothing is shown of that: its exchange is not found here.
     for row in exchange_rows[:MAX_SOURCES]:
         exchange = await store.turns.find_exchange(agent, row)
-        messages = []
-        if exchange is not None:
-            messages = list_recallable_messages(exchange, prefix_is_shared=False, previous=None)
+        if exchange is None:
+            # A source of a shared block may be in another user's memory, of which nothing is shown.
+            lines.append("from a message that is not in this memory")
+            continue
         lines += [
-            f"from message {_flatten_lines(_render_message_line(message))}"
-            for message in messages
+            f"from message {_shorten_to_line(_render_message_line(message))}"
+            for message in list_recallable_messages(exchange, prefix_is_shared=False, previous=None)
             if message.role == "user"
         ]
-        if exchange is None:
-            lines.append("from a message that is not in this memory")
     if len(exchange_rows) > MAX_SOURCES:
         lines.append(f"and {len(exchange_rows) - MAX_SOURCES} more")
     return lines
 
 
-def _flatten_lines(text: str) -> str:
+def _shorten_to_line(text: str) -> str:
+    """Returns the first `SHOWN_CHARS` of a text in one line."""
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
 def _render_section_lines(lines: list[str]) -> list[str]:
-    """Returns the lines of a section, or the line for an empty section."""
+    """Returns the lines of a section; if there are none, one line that says so."""
     return lines or ["  none"]
 
 
-def _render_block(block: Block) -> list[str]:
+def _render_block_lines(block: Block) -> list[str]:
     kind = ", read-only" if block.read_only else ""
     heading = (
         f"  {block.label}  (version {block.version}, {len(block.value)} of {block.limit} characters{kind})"
