@@ -20,7 +20,8 @@ from gateway.core.prompt.shown_content import ShownContent
 from gateway.core.words import blank_non_words
 from storage.records import Message
 
-# The longest word in so many first characters of a line is looked for first among the lines of the same note.
+# The number of a line's first characters whose longest word is looked for in the note's other lines before the line is
+# split into words.
 _COMPARED_FIRST_CHARS = 48
 # A turn up to this length is shown whole. From a longer turn the sentences with words of the query are shown, and the
 # sentences next to them (`scripts/bench recall --set projects`, which counts the sentence that answers, both halves:
@@ -84,8 +85,9 @@ class NoteDraft:
         shown_content: the content that the request shows already.
         is_order: True if the query asks for the order of many events, each of which one sentence states.
         """
-        # The fields of the same names of the `Choice`.
+        # The numbers of the messages that repeat another line or the query.
         self.repeated_seqs: list[int] = []
+        # The numbers of the messages of which the request shows the best part already.
         self.shown_seqs: list[int] = []
         self._room_tokens = room_tokens
         # Half of the room at the beginning.
@@ -129,18 +131,26 @@ class NoteDraft:
         if min(len(text), max_chars - _EXCERPT_SLACK_CHARS) > _MAX_CHARS_PER_TOKEN * self._room_tokens:
             return
         if len(text) > min(_WHOLE_CHARS, max_chars):
-            text, cut_mark = make_excerpt(
+            excerpt, cut_mark = make_excerpt(
                 text,
                 list_query_keys(self._query),
                 max_chars,
                 short_keys=list_short_words(self._query),
                 shows_neighbours=not self._is_order,
             )
-            if self._shown_content.shows_line(render_line(message, text)):
+            if self._shown_content.shows_line(render_line(message, excerpt)):
                 self.shown_seqs.append(message.seq)
                 return
-            text += cut_mark
+            text = excerpt + cut_mark
             folded = text.casefold()
+        self._add_if_room(message, text, folded)
+
+    def _add_if_room(self, message: Message, text: str, folded: str) -> None:
+        """Adds the line of a message if it has room with its heading, and no line of the note has its words.
+
+        text: the text of the line.
+        folded: the text in the form in which it is compared with others.
+        """
         hit = NoteHit.of(message, text)
         group = _Group(hit.day, message.conversation_row)
         heading = "" if group in self._groups else f"{render_day_heading(hit.day, self._years)}\n"
