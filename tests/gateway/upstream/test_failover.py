@@ -200,7 +200,8 @@ def test_the_fallback_answers_when_the_first_byte_does_not_come(
         world.first.queue(say("Too late.", hold_before_headers=Gate()))
         text, headers = world.chat(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:timeout;second:200")
-        world.first.last.gone.wait_sync()
+        for request in world.first.requests:  # on a busy machine it is given up before it arrives
+            request.gone.wait_sync()
 
 
 @both
