@@ -69,7 +69,7 @@ class DeferredReplies:
             state=RunState.COMPLETED,
             created=self.now(),
         )
-        await self.store.responses.note(run, msgspec.json.encode(reply), epoch)
+        await self.store.responses.add_made_upstream(run, msgspec.json.encode(reply), epoch)
 
     async def find(self, project: str, reply_id: str) -> DeferredReplyRow | None:
         """Returns a reply by its upstream's id, or None if it is not stored or its request was forgotten."""

@@ -90,7 +90,7 @@ class ResponseAttempt:
             await self._ending.end(self.services.dialect.as_cancelled(self.log.shown_response))
             return
         self.log.shown_response = {**self.log.shown_response, "status": "in_progress"}
-        await self.services.store.responses.show(
+        await self.services.store.responses.replace_shown(
             run.agent_row, run.id, orjson.dumps(self.log.shown_response), self.log.job
         )
         identity = request.chat.identity

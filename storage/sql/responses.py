@@ -87,8 +87,10 @@ class Responses(StoreGroup):
         await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_payloads)
 
     @writes
-    async def note(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
-        """Stores a run with a text of a response that an upstream makes, unless the memory has another epoch now.
+    async def add_made_upstream(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
+        """Stores the run and the text of a response that an upstream makes, unless the memory's epoch has risen.
+
+        epoch: the epoch of the memory when the request was read.
 
         Raises: WriteConflict as `find_or_create_run` does.
         """
@@ -107,7 +109,7 @@ class Responses(StoreGroup):
 
     @reads
     async def find_open_among(self, connection: Connection, run_rows: Sequence[int]) -> set[int]:
-        """Returns the runs among these that have not ended."""
+        """Returns the rows of the runs that exist and have not ended. run_rows: the rows of the runs to look for."""
         return {run_row for (run_row,) in await load_rows(connection, SQL["open_among"], run_rows)}
 
     @reads
@@ -148,8 +150,7 @@ class Responses(StoreGroup):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        stored_run = await find_run(connection, agent_row, run_row)
-        if stored_run is None or stored_run.is_over:
+        if not await _is_open(connection, agent_row, run_row):
             return False
         number = len(await load_texts(connection, agent_row, run_row, RunTextKind.TURN))
         return await add_text(connection, agent_row, run_row, RunTextKind.TURN, seq=number, data=name)
@@ -166,10 +167,13 @@ class Responses(StoreGroup):
         *,
         job: Job,
     ) -> bool:
-        """Adds a text of an attempt at a response. Returns False as `run_texts.add_text`, or if the run has ended."""
+        """Adds a text of an attempt at a response. Returns False as `run_texts.add_text`, or if the run has ended.
+
+        seq: the number of the text among the run's texts of its kind.
+        job: the attempt.
+        """
         await connection.lock(agent_row)
-        stored_run = await find_run(connection, agent_row, run_row)
-        if stored_run is None or stored_run.is_over:
+        if not await _is_open(connection, agent_row, run_row):
             return False
         return await add_text(connection, agent_row, run_row, kind, seq=seq, data=data, job=job)
 
@@ -193,7 +197,7 @@ class Responses(StoreGroup):
         await connection.run(SQL["events_drop"], (agent_row, run_row, RunTextKind.EVENT))
 
     @bulk_writes
-    async def show(
+    async def replace_shown(
         self, connection: Connection, agent_row: int, run_row: int, shown: bytes, job: Job | None = None
     ) -> None:
         """Replaces the shown form of a response that no turn stores.
@@ -213,6 +217,12 @@ class Responses(StoreGroup):
         await connection.lock(agent_row)
         await connection.run(SQL["events_drop"], (agent_row, run_row, ""))
         await connection.run(SQL["drop"], (run_row, agent_row))
+
+
+async def _is_open(connection: Connection, agent_row: int, run_row: int) -> bool:
+    """Returns whether a run exists and has not ended."""
+    stored_run = await find_run(connection, agent_row, run_row)
+    return stored_run is not None and not stored_run.is_over
 
 
 def _render_payload(agent_row: int, run_rows: Collection[int]) -> bytes:

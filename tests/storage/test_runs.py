@@ -94,9 +94,9 @@ async def test_a_response_of_which_an_upstream_gave_the_id_before_is_refused(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     response = replace(draft, conversation_row=0, otid=None)
-    await store.responses.note(response, b"first", alice.agent.epoch)
+    await store.responses.add_made_upstream(response, b"first", alice.agent.epoch)
     with pytest.raises(WriteConflict, match="there is a run 'r1' already"):
-        await store.responses.note(response, b"second", alice.agent.epoch)
+        await store.responses.add_made_upstream(response, b"second", alice.agent.epoch)
     found = await store.responses.find("default", "r1")
     assert found is not None
     (text,) = await store.run_texts.load_texts(draft.agent_row, found.run.id, "response")

@@ -517,7 +517,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
     job = await other.jobs.leases.claim(["response"], lease_s=LEASE_S, tries=3)
     end = ResponseEnd(RunState.FAILED, 2.0, b"failed", None, b"", 0, agent.epoch)
     for late in (
-        one.responses.show(agent.id, run.id, b"late", lost),
+        one.responses.replace_shown(agent.id, run.id, b"late", lost),
         one.responses.drop_events(agent.id, run.id, lost),
         one.responses.note_turn(agent.id, run.id, b"late", lost),
         one.responses.finish(run, end, lost),
