@@ -46,6 +46,7 @@ _UNINDEXED_ITEMS: Final = 1_000
 class ImportPerformer(Struct, frozen=True):
     """Performs imports and previews."""
 
+    # The store of the memories and of the imports.
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]
@@ -181,7 +182,7 @@ class ImportPerformer(Struct, frozen=True):
             progress = running.progress.with_exchanges(writing.change.message_counts, writing.written_count)
             if not writing.is_written:
                 return progress
-            progress = _warn_of_losses(progress, f"Conversation {number}", texts)
+            progress = _with_loss_warning(progress, f"Conversation {number}", texts)
             return progress.with_conversation_ended(source.skipped_count, draft.char_count)
 
         def make_note(writing: ImportWriting) -> ImportNote:
@@ -205,23 +206,16 @@ class ImportPerformer(Struct, frozen=True):
         facts: Sequence[tuple[int, SourceFact]],
         oldest: float,
     ) -> None:
-        """Writes facts, or for a preview only counts them. facts: each with its number in the file."""
+        """Writes facts, or for a preview only counts them.
+
+        facts: the facts, each with its number in the file.
+        oldest: the time before which facts are skipped, in seconds since the epoch.
+        """
         now = self.now()
         progress = running.progress
         for number, fact in facts:
-            progress = _warn_of_losses(progress, f"Fact {number}", [fact.text])
-        drafts = [
-            LearnedFact(
-                fact.text,
-                about="",
-                key=make_fact_key(fact.text),
-                valid_from=min(now, fact.at or now),
-                exchange_row=None,
-                sources=(),
-            )
-            for _, fact in facts
-            if (fact.at or now) >= oldest
-        ]
+            progress = _with_loss_warning(progress, f"Fact {number}", [fact.text])
+        drafts = [_make_fact_draft(fact, now) for _, fact in facts if (fact.at or now) >= oldest]
         old_count = len(facts) - len(drafts)
 
         def make_progress(new_count: int) -> ImportProgress:
@@ -252,18 +246,37 @@ class ImportPerformer(Struct, frozen=True):
         )
 
     async def _store_status(self, running: RunningImport, status: ImportStatus) -> None:
+        """Stores the status and the progress of an import. Of a preview nothing is stored."""
         if not running.request.is_preview:
             note = ImportNote(running.row, status, self.now(), running.progress.dump())
             await self.store.imports.note_progress(note)
 
     def _choose_oldest_time(self, project: str) -> float:
-        """Returns the time before which messages of a project are not retained."""
+        """Returns the time before which messages of a project are not retained, in seconds since the epoch."""
         days = self.retention_days.get(project)
         return float("-inf") if days is None else self.now() - days * DAY_S
 
 
-def _warn_of_losses(progress: ImportProgress, name: str, texts: Sequence[str]) -> ImportProgress:
-    """Warns of the unreadable characters of a conversation or a fact. name: its name, such as "Fact 3"."""
+def _make_fact_draft(fact: SourceFact, now: float) -> LearnedFact:
+    """Returns an imported fact as a fact of no exchange.
+
+    now: the time from which the fact is true if it has no time, or a later one, in seconds since the epoch.
+    """
+    return LearnedFact(
+        fact.text,
+        about="",
+        key=make_fact_key(fact.text),
+        valid_from=min(now, fact.at or now),
+        exchange_row=None,
+        sources=(),
+    )
+
+
+def _with_loss_warning(progress: ImportProgress, name: str, texts: Sequence[str]) -> ImportProgress:
+    """Returns the progress with a warning if texts have unreadable characters.
+
+    name: the name of the conversation or fact with the texts, such as "Fact 3".
+    """
     lost_count = sum(text.count(REPLACEMENT) for text in texts)
     if not lost_count:
         return progress
