@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope
 from gateway.core.nul import check_no_nul
 from gateway.errors import BadRequest, BodyTooLarge, CallerError
 from gateway.page.defence import RawHeader, read_header_values
-from gateway.page.shown_text import as_typed
+from gateway.page.shown_text import restore_hidden
 from gateway.page.visitor import Visitor
 from gateway.run.admin.fault_errors import make_fault_error
 from gateway.validation import InvalidValue, convert
@@ -131,7 +131,7 @@ async def read_form(bodies: Bodies, request: PageRequest, repeated: Collection[s
         pairs = _read_pairs(body)
     except ValueError as error:
         raise BadRequest("The form cannot be read.") from error
-    return _collect_fields([(name, as_typed(text)) for name, text in pairs], repeated)
+    return _collect_fields([(name, restore_hidden(text)) for name, text in pairs], repeated)
 
 
 def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool) -> S:

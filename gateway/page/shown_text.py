@@ -1,4 +1,4 @@
-"""Makes the hidden characters of texts visible for pages, and reads such texts back from forms."""
+"""Texts as pages show them: hidden characters are written out, and read back from forms; differences are shortened."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ import re
 from gateway.core.memory.word_diff import DiffPart
 
 # Characters that reorder a line, and controls but for tab and line end.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_SHOWN = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
+_HIDDEN_CHARACTER = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# A hidden character as `write_out_hidden` writes it, with its code point.
+_WRITTEN_CHARACTER = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
 
 
-def visible(text: str) -> str:
+def write_out_hidden(text: str) -> str:
     """Returns a text in which characters that are hidden or reorder lines are written out: \u2039U+202E\u203a."""
     if text.isprintable():  # as most are
         return text
-    return _HIDDEN.sub(lambda match: f"\u2039U+{ord(match[0]):04X}\u203a", text.replace("\r\n", "\n"))
+    return _HIDDEN_CHARACTER.sub(
+        lambda match: f"\u2039U+{ord(match[0]):04X}\u203a", text.replace("\r\n", "\n")
+    )
 
 
-def as_typed(text: str) -> str:
-    """Returns the text that a form means: hidden characters as `visible` writes them, and the line ends of browsers."""
+def restore_hidden(text: str) -> str:
+    """Returns the text of a form with the characters that `write_out_hidden` has written out, and plain line ends.
 
-    def character(match: re.Match[str]) -> str:
-        meant = chr(int(match[1], 16))
-        return meant if _HIDDEN.fullmatch(meant) else match[0]
+    Other characters that are written in this way stay so: a person has typed them.
+    """
 
-    return _SHOWN.sub(character, text.replace("\r\n", "\n"))
+    def restore_character(match: re.Match[str]) -> str:
+        character = chr(int(match[1], 16))
+        return character if _HIDDEN_CHARACTER.fullmatch(character) else match[0]
+
+    return _WRITTEN_CHARACTER.sub(restore_character, text.replace("\r\n", "\n"))
 
 
 def shorten_diff(
     parts: tuple[DiffPart, ...], around: int = 60, max_chars: int = 1_500
 ) -> tuple[DiffPart, ...]:
-    """Returns a difference with only some of the unchanged text around each change, and with a bound.
+    """Returns a difference with at most `max_chars`, and with only the unchanged text next to each change.
 
     around: the characters of unchanged text that stay on each side of a change.
     max_chars: the most characters of the whole difference.

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from gateway.core.dates import DAY_S
 from gateway.core.memory.orders import get_own_text
-from gateway.page.shown_text import visible
+from gateway.page.shown_text import write_out_hidden
 
 _UNKNOWN = "\u2013"
 # The beginning of a character reference, which was cut off.
@@ -28,7 +28,7 @@ def finalize(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
     if isinstance(value, str):
-        return visible(value)
+        return write_out_hidden(value)
     return "" if value is None else value
 
 
@@ -57,7 +57,7 @@ def cut(text: str, max_bytes: int) -> Markup:
 
 def _cut(text: str, max_bytes: int) -> tuple[Markup, bool]:
     """Returns what `cut` does, and whether the text was cut."""
-    html = str(escape(visible(text[: max_bytes + 1]))).encode("utf-8", "replace")
+    html = str(escape(write_out_hidden(text[: max_bytes + 1]))).encode("utf-8", "replace")
     if len(html) <= max_bytes:
         return Markup(html.decode()), False
     return Markup(_HALF_REFERENCE.sub("", html[:max_bytes].decode("utf-8", "ignore")) + "…"), True
