@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -81,15 +81,11 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     if exporters and "otlp" not in exporters:
         raise _make_error(_EXPORTER, "otlp or none", variables[_EXPORTER])
     _check_endpoint(endpoint_name, endpoint)
-    protocol_name, protocol = read_exporter_variable("PROTOCOL")
-    if protocol not in ("", _PROTOCOL):
-        raise _make_error(protocol_name, _PROTOCOL, protocol)
+    _check_choice(*read_exporter_variable("PROTOCOL"), [_PROTOCOL], expected=_PROTOCOL)
     compression_name, compression = read_exporter_variable("COMPRESSION")
-    if compression not in ("", "gzip", "none"):
-        raise _make_error(compression_name, "gzip or none", compression)
+    _check_choice(compression_name, compression, ["gzip", "none"], expected="gzip or none")
     sampler = variables.get("OTEL_TRACES_SAMPLER") or _DEFAULTS.sampler
-    if sampler not in SAMPLERS:
-        raise _make_error("OTEL_TRACES_SAMPLER", "one of " + ", ".join(SAMPLERS), sampler)
+    _check_choice("OTEL_TRACES_SAMPLER", sampler, SAMPLERS, expected="one of " + ", ".join(SAMPLERS))
 
     def read_number(name: str, default: int) -> int:
         text = variables.get(name, "")
@@ -116,7 +112,14 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     )
 
 
+def _check_choice(name: str, value: str, choices: Collection[str], *, expected: str) -> None:
+    """Raises: SettingsError if a variable is set, and to none of the choices. expected: the choices in words."""
+    if value and value not in choices:
+        raise _make_error(name, expected, value)
+
+
 def _check_encoding(variables: Mapping[str, str]) -> None:
+    """Raises: SettingsError if a variable is not text in UTF-8."""
     for name, value in variables.items():
         try:
             value.encode()
@@ -126,6 +129,7 @@ def _check_encoding(variables: Mapping[str, str]) -> None:
 
 
 def _check_endpoint(name: str, endpoint: str) -> None:
+    """Raises: SettingsError if the endpoint is no URL. name: the name of its variable."""
     try:
         url = urlsplit(endpoint)
         is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
@@ -174,6 +178,7 @@ def _read_headers(variable: str, text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _read_resource(variables: Mapping[str, str]) -> dict[str, str]:
+    """Returns the attributes of the resource. The name of the service has a variable of its own."""
     attributes = dict(_DEFAULTS.resource)
     for part in filter(None, map(str.strip, variables.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))):
         name, mark, value = part.partition("=")
