@@ -22,7 +22,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
+# The longest wait for the local embedder. Not measured: its table answers in less than one millisecond, unless the
+# machine is overloaded.
 _LOCAL_WAIT_MS = 20.0
 # After failures in a row the embedder gets no question for a while, as an upstream that fails gets no requests.
 _QUESTION_POLICY = Policy()
@@ -43,9 +44,11 @@ class QuestionEmbedder:
         self._policy = _LOCAL_QUESTION_POLICY if embedder.is_local else _QUESTION_POLICY
         # Returns the seconds of a clock that never goes back.
         self._clock = time.monotonic
-        # Questions with a short wait (of voice agents) have a health of their own, since an answer that is too late for
-        # them is in time for other questions.
-        self._health, self._hurried_health = EndpointHealth(), EndpointHealth()
+        # The health of the embedder, as questions with a long wait see it.
+        self._health = EndpointHealth()
+        # Its health for questions with a short wait (of voice agents): an answer that is too late for them may be in
+        # time for other questions.
+        self._hurried_health = EndpointHealth()
 
     async def embed_query(self, agent_rows: Sequence[int], query: str, wait_ms: float) -> Vector | None:
         """Returns the vector of a question, or None if the vector came too late or no memory has vectors yet.
@@ -66,8 +69,7 @@ class QuestionEmbedder:
                     return None
                 embedded = await self._embedder.embed([query], wait_ms / 1000)
                 self._embedder.meter_call(agent_rows[0], embedded)
-                data = embedded.vectors[0]
-                vector = self._embedder.make_vector(data)
+                vector = self._embedder.make_vector(embedded.vectors[0])
             except Exception as error:
                 # The question can be answered without vectors, whatever the error is.
                 self._note_failure(health, error, wait_ms)

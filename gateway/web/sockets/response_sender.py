@@ -20,18 +20,26 @@ from gateway.web.raw_headers import find_header
 from gateway.web.sockets.queued_response import QueuedResponse
 from gateway.web.sockets.socket_client import SocketClient
 
-_RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
+# The headers of a refusal that the client gets in its event.
+_SHOWN_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
 
 
 class ResponseSender:
     """The ASGI `send` of one request. It sends the reply on as events of the socket."""
 
     def __init__(self, client: SocketClient, pending: PendingResponse, response: QueuedResponse) -> None:
+        """Has sent nothing yet.
+
+        client: the client of the socket, which gets the events.
+        pending: the facts about the request that are needed when its response has ended.
+        response: the response in the socket's queue, which notes the events that were sent.
+        """
         self._client = client
         self._stream_id = response.request.stream_id
         self._pending = pending
         self._response = response
         self._decoder = EventDecoder()
+        # The status and the headers of the reply, and whether it is a stream of events; set by its first message.
         self._status = 0
         self._headers: RawHeaders = ()
         self._is_stream = False
@@ -76,11 +84,12 @@ class ResponseSender:
         response.has_ended = is_end
 
     async def _refuse(self) -> None:
+        """Sends the answer that is no stream on as a failure of the request."""
         self._response.has_ended = True
         # The request asked for a stream, so a success that is no stream is an error.
         status = self._status if self._status >= 400 else 502
         headers = {
-            name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
+            name.decode(): value.decode("latin-1") for name, value in self._headers if name in _SHOWN_HEADERS
         }
         refusal = server_events.make_refusal_event(status, bytes(self._body), headers)
         await self._client.send_failure(self._response.request, refusal)
