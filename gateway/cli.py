@@ -29,11 +29,11 @@ from gateway.cli_options import (
 )
 from gateway.errors import GatewayError, SettingsError
 from gateway.loading import loading
-from gateway.run.admin import printed, record_lists
+from gateway.run.admin.command_line import printed, record_lists
+from gateway.run.admin.command_line.printed import print_error
+from gateway.run.admin.command_line.progress import Progress
+from gateway.run.admin.command_line.streams import open_closed_streams, recode
 from gateway.run.admin.plain_text import escape_controls
-from gateway.run.admin.printed import print_error
-from gateway.run.admin.progress import Progress
-from gateway.run.admin.streams import open_closed_streams, recode
 
 if TYPE_CHECKING:
     from gateway.cli_commands import Commands

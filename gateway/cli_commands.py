@@ -22,11 +22,11 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.limits import Limits
 from gateway.loading import exit_on_interrupt, loading
 from gateway.operation_client import OperationClient
-from gateway.run.admin import outcome_text, printed, record_lists
-from gateway.run.admin.printed import print_error
-from gateway.run.admin.progress import Progress
-from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone
-from gateway.run.admin.streams import open_input, open_output, read_line_pages
+from gateway.run.admin.command_line import outcome_text, printed, record_lists
+from gateway.run.admin.command_line.printed import print_error
+from gateway.run.admin.command_line.progress import Progress
+from gateway.run.admin.command_line.serving import FILE_ANSWER_S, ProcessGone
+from gateway.run.admin.command_line.streams import open_input, open_output, read_line_pages
 from gateway.settings import Settings
 from gateway.settings.load import load_settings
 from gateway.settings.value_syntax import POSTGRES
@@ -195,7 +195,7 @@ class Commands:
     def serve_mcp(self, arguments: _Arguments, *, is_read_only: bool) -> None:
         """Serves the tools of MCP over stdio. arguments: the project, profile and user of the memory."""
         with loading():
-            from gateway.run.admin.mcp_memory import MCP_CALL
+            from gateway.run.admin.mcp.mcp_memory import MCP_CALL
 
             try:
                 from gateway.web.mcp.stdio import serve_stdio
@@ -232,7 +232,7 @@ class Commands:
         pages = list(self.client.read_pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
-            from gateway.run.admin.usage_csv import render_usage_csv
+            from gateway.run.admin.usage.usage_csv import render_usage_csv
 
             print(render_usage_csv({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
         else:

@@ -15,9 +15,9 @@ from gateway.metrics import Metrics
 from gateway.open_database import database_session
 from gateway.operations import list_embedding_jobs, make_import_operations, make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
-from gateway.run.admin.import_operations import open_file
-from gateway.run.admin.move import Move, MoveOutcome
+from gateway.run.admin.imports.import_operations import open_file
 from gateway.run.admin.operation_arguments import RawArguments
+from gateway.run.admin.transfer.move import Move, MoveOutcome
 from gateway.run.background.embedder import MeteredEmbedder
 from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.usage.accounting import Accounting

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeVar
 from gateway.core.json_object import without_none
 from gateway.errors import BadRequest, DatabaseInUse, GatewayError
 from gateway.loading import loading
-from gateway.run.admin.printed import print_error
-from gateway.run.admin.serving import ProcessGone, ServingProcess
+from gateway.run.admin.command_line.printed import print_error
+from gateway.run.admin.command_line.serving import ProcessGone, ServingProcess
 from gateway.settings import Settings
 from storage.errors import StoreError, StoreReadOnly
 from storage.sqlite.lock import find_lock_owner

@@ -18,17 +18,16 @@ from gateway.operations import (
     make_operations,
     make_request_operations,
 )
-from gateway.run.admin.key_management import KeyManagement, KeyReport
-from gateway.run.admin.link_operations import LinkOperations
+from gateway.run.admin.access.key_management import KeyManagement, KeyReport
+from gateway.run.admin.access.link_operations import LinkOperations
 from gateway.run.admin.operation_table import OperationTable
-from gateway.run.admin.usage_operations import UsageOperations
+from gateway.run.admin.usage.usage_operations import UsageOperations
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.upstream.forward import Forwarder
 from gateway.services import Services
 from gateway.web.admin import make_admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
-from gateway.web.compaction_routes import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
 from gateway.web.completions import CHAT_PATH, LETTA_CHAT_PATHS, ChatRoute
 from gateway.web.forwarding import ForwardingParts, make_forwarding_routes
 from gateway.web.manage.import_routes import make_import_routes
@@ -40,13 +39,19 @@ from gateway.web.memory_api import make_memory_routes
 from gateway.web.messages import CountRoute, MessagesRoute
 from gateway.web.messages_paths import COUNT_PATH, MESSAGES_PATH
 from gateway.web.models import make_model_routes
-from gateway.web.response_call import ResponseCallRoute
-from gateway.web.response_owners import ResponseOwners
-from gateway.web.responses import ResponsesRoute
+from gateway.web.responses.compaction_routes import (
+    COMPACT_PATH,
+    INPUT_TOKENS_PATH,
+    CompactRoute,
+    InputTokensRoute,
+)
+from gateway.web.responses.response_call import ResponseCallRoute
+from gateway.web.responses.response_owners import ResponseOwners
+from gateway.web.responses.responses import ResponsesRoute
+from gateway.web.responses.stored_responses import GatewayResponses
+from gateway.web.responses.stored_routes import make_stored_routes
+from gateway.web.responses.upstream_responses import UpstreamResponses
 from gateway.web.sockets.responses_socket import RESPONSES_PATH, HandshakeRoute
-from gateway.web.stored_responses import GatewayResponses
-from gateway.web.stored_routes import make_stored_routes
-from gateway.web.upstream_responses import UpstreamResponses
 
 
 class DialectPath(NamedTuple):

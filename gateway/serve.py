@@ -26,7 +26,7 @@ from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.open_database import find_network_warning, name_location_setting, open_database
-from gateway.run.admin.serving import AdminFile
+from gateway.run.admin.command_line.serving import AdminFile
 from gateway.services import Services, install_keys
 from gateway.settings import Settings, is_loopback
 from gateway.start_notice import describe_start

@@ -24,13 +24,12 @@ from gateway.open_database import preload
 from gateway.operations import make_import_operations, make_mcp_memory, make_page_operations
 from gateway.page.page_operations import PageOperations
 from gateway.provider_factory import make_embedder, make_providers, make_separate_provider
-from gateway.run.admin.import_operations import ImportOperations
-from gateway.run.admin.key_draft import SETTINGS_KEY, SETTINGS_OPERATOR_KEY
-from gateway.run.admin.mcp_memory import McpMemory
-from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.access.key_draft import SETTINGS_KEY, SETTINGS_OPERATOR_KEY
+from gateway.run.admin.access.sign_in import SignIn
+from gateway.run.admin.imports.import_operations import ImportOperations
+from gateway.run.admin.mcp.mcp_memory import McpMemory
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.tasks import run_at_start
-from gateway.run.background_responses import BackgroundResponses
 from gateway.run.chat import Chat
 from gateway.run.directory import Directory
 from gateway.run.memory.keeper import MemoryKeeper
@@ -38,8 +37,9 @@ from gateway.run.memory.profile_blocks import update_profile_blocks
 from gateway.run.native_chat import NativeChat
 from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
-from gateway.run.response_runs import ResponseRuns
-from gateway.run.response_services import ResponseServices
+from gateway.run.responses.background_responses import BackgroundResponses
+from gateway.run.responses.response_runs import ResponseRuns
+from gateway.run.responses.response_services import ResponseServices
 from gateway.run.stored_agents import NoAgents, StoredAgents
 from gateway.run.turn_services import TurnServices, make_turn_limits
 from gateway.run.upstream.failover import Failover

@@ -20,7 +20,7 @@ from typing import Any
 
 from gateway.core.dates import DAY_S
 from gateway.core.memory.rules import RULES
-from gateway.run.admin.usage_operations import UsageOperations
+from gateway.run.admin.usage.usage_operations import UsageOperations
 from storage.open import open_store
 from storage.usage_records import COUNTERS, UsageKey, UsageQuery
 from tests.postgres import server

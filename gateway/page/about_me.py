@@ -20,8 +20,8 @@ from gateway.page.memory_access import make_access, open_memory
 from gateway.page.memory_routes import PERSON_ROUTES
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import SAVED, Action, ActionResult, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.conversation_views import ConversationRecord
-from gateway.run.admin.memory_records import BlockRecord, FactRecord
+from gateway.run.admin.memory.conversation_views import ConversationRecord
+from gateway.run.admin.records.memory_records import BlockRecord, FactRecord
 
 HEADING = "What is remembered about you"
 

@@ -32,11 +32,11 @@ from gateway.page.screen import (
 )
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.block_views import BlockPage, find_correction, list_with_lost_lines
-from gateway.run.admin.lost_words import LostWords, has_lost_words
-from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.word_counts import Remaining, WordCounts
+from gateway.run.admin.memory.block_views import BlockPage, find_correction, list_with_lost_lines
+from gateway.run.admin.memory.memory_edits import MemoryEdits
+from gateway.run.admin.memory.memory_views import MemoryViews
+from gateway.run.admin.words.lost_words import LostWords, has_lost_words
+from gateway.run.admin.words.word_counts import Remaining, WordCounts
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # The longest text for which there is always room in a form, in characters: each takes 12 bytes at most.

@@ -13,9 +13,9 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
 from gateway.run.admin.audited_parts import render_audited_part
-from gateway.run.admin.conversation_views import ConversationPage, LaterMessages, can_be_merged
+from gateway.run.admin.memory.conversation_views import ConversationPage, LaterMessages, can_be_merged
+from gateway.run.admin.memory.memory_views import MemoryViews
 from gateway.run.admin.memory_names import make_memory_label, name_user_role
-from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.plain_text import count_noun
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]

@@ -12,8 +12,8 @@ from gateway.page.memory_access import make_access
 from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Download, HtmlDownload, NoFields, Screen, ScreenRequest
-from gateway.run.admin.memory_export import ReadablePart
 from gateway.run.admin.memory_names import get_memory_name
+from gateway.run.admin.transfer.memory_export import ReadablePart
 
 # What is left out of a name in the name of a file, and the most characters that are left.
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")

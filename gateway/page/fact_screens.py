@@ -30,13 +30,13 @@ from gateway.page.screen import (
     ScreenRequest,
     View,
 )
-from gateway.run.admin.fact_views import FactPage, list_corrected_texts
-from gateway.run.admin.lost_words import LostWords, has_lost_words
-from gateway.run.admin.memory_edits import FactExists, MemoryEdits
+from gateway.run.admin.memory.fact_views import FactPage, list_corrected_texts
+from gateway.run.admin.memory.memory_edits import FactExists, MemoryEdits
+from gateway.run.admin.memory.memory_views import MemoryViews
 from gateway.run.admin.memory_names import make_memory_label
-from gateway.run.admin.memory_records import FactRecord
-from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.word_counts import Remaining
+from gateway.run.admin.records.memory_records import FactRecord
+from gateway.run.admin.words.lost_words import LostWords, has_lost_words
+from gateway.run.admin.words.word_counts import Remaining
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -18,24 +18,24 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import read_query_field, safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shorten_diff
-from gateway.run.admin.block_versions import VersionId
-from gateway.run.admin.block_views import BlockPage, find_correction
-from gateway.run.admin.exchange_messages import shorten
-from gateway.run.admin.fact_views import FactPage
-from gateway.run.admin.forgetting_preview import MAX_TEXTS, ForgetPreview, TargetKind, TargetValue
-from gateway.run.admin.hidden_texts import HiddenTexts
-from gateway.run.admin.lost_words import LostWords
-from gateway.run.admin.memory_forgetting import ForgetResult, MemoryForgetting
+from gateway.run.admin.forgetting.forgetting_preview import MAX_TEXTS, ForgetPreview, TargetKind, TargetValue
+from gateway.run.admin.forgetting.memory_forgetting import ForgetResult, MemoryForgetting
+from gateway.run.admin.forgetting.remaining_texts import RemainingRecord
+from gateway.run.admin.memory.block_versions import VersionId
+from gateway.run.admin.memory.block_views import BlockPage, find_correction
+from gateway.run.admin.memory.exchange_messages import shorten
+from gateway.run.admin.memory.fact_views import FactPage
+from gateway.run.admin.memory.memory_views import MemoryViews
 from gateway.run.admin.memory_names import choose_searched_name, make_memory_label
-from gateway.run.admin.memory_records import BlockRecord
-from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
 from gateway.run.admin.plain_text import count_noun
-from gateway.run.admin.recall_trials import RecallTrials
-from gateway.run.admin.remaining_texts import RemainingRecord
-from gateway.run.admin.texts_with_words import TextWithWords
-from gateway.run.admin.word_counts import Remaining, WordCounts
-from gateway.run.admin.word_search import WordSearches
+from gateway.run.admin.records.memory_records import BlockRecord
+from gateway.run.admin.requests.recall_trials import RecallTrials
+from gateway.run.admin.words.hidden_texts import HiddenTexts
+from gateway.run.admin.words.lost_words import LostWords
+from gateway.run.admin.words.texts_with_words import TextWithWords
+from gateway.run.admin.words.word_counts import Remaining, WordCounts
+from gateway.run.admin.words.word_search import WordSearches
 from storage.search.text_words import find_spans_with_words
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]

@@ -9,9 +9,9 @@ from msgspec import Struct
 from gateway.errors import BadRequest, NotAllowed
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.access.key_records import KeyKind, KeyRecord, KeyRecords, NewKey
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.audited_parts import render_audited_part
-from gateway.run.admin.key_records import KeyKind, KeyRecord, KeyRecords, NewKey
 from gateway.run.admin.list_page import ListPage
 from gateway.settings import DefaultMode
 

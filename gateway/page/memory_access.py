@@ -12,9 +12,9 @@ from msgspec.structs import fields, replace
 
 from gateway.errors import GatewayError
 from gateway.page.screen import ScreenRequest, View
-from gateway.run.admin.editor import Editor
-from gateway.run.admin.link_operations import Right
-from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.access.link_operations import Right
+from gateway.run.admin.memory.editor import Editor
+from gateway.run.admin.memory.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
 from storage.operator_records import FoundMemory
 

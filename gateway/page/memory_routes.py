@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.page.screen import Action, NoFields, Screen, ScreenHandler
-from gateway.run.admin.link_operations import Right
+from gateway.run.admin.access.link_operations import Right
 
 
 class MemoryRoutes(Struct, frozen=True):

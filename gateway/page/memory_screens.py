@@ -14,15 +14,15 @@ from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.page.shown_text import shorten_diff
-from gateway.run.admin.block_versions import BlockDiff
-from gateway.run.admin.conversation_views import ConversationRecord
-from gateway.run.admin.forgetting_preview import MAX_TEXTS
+from gateway.run.admin.forgetting.forgetting_preview import MAX_TEXTS
 from gateway.run.admin.list_page import parse_time_bound
+from gateway.run.admin.memory.block_versions import BlockDiff
+from gateway.run.admin.memory.conversation_views import ConversationRecord
+from gateway.run.admin.memory.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.memory_names import choose_searched_name, make_memory_label, name_user_role
-from gateway.run.admin.memory_records import MemoryRecord
-from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import quote_shell_word
-from gateway.run.admin.word_counts import Remaining
+from gateway.run.admin.records.memory_records import MemoryRecord
+from gateway.run.admin.words.word_counts import Remaining
 from gateway.settings import DEFAULT_PROFILE
 from storage.search.text_words import find_spans_with_words
 

@@ -54,8 +54,8 @@ from gateway.page.route_table import RouteTable
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
 from gateway.page.visitor import Visitor, make_session_name
-from gateway.run.admin.editor import LINK
-from gateway.run.admin.link_operations import Right
+from gateway.run.admin.access.link_operations import Right
+from gateway.run.admin.memory.editor import LINK
 from gateway.run.admin.page_paths import STATIC
 from gateway.run.admin.page_reads import limit_reads
 from gateway.settings import Settings

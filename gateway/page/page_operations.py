@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.run.admin.access.key_records import KeyRecords
+from gateway.run.admin.access.link_operations import LinkOperations
+from gateway.run.admin.access.sign_in import SignIn
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.key_records import KeyRecords
-from gateway.run.admin.link_operations import LinkOperations
-from gateway.run.admin.lost_words import LostWords
-from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_export import MemoryExport
-from gateway.run.admin.memory_forgetting import MemoryForgetting
-from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.forgetting.memory_forgetting import MemoryForgetting
+from gateway.run.admin.memory.memory_edits import MemoryEdits
+from gateway.run.admin.memory.memory_views import MemoryViews
+from gateway.run.admin.memory.run_operations import RunOperations
 from gateway.run.admin.overview_operation import OverviewOperation
-from gateway.run.admin.recall_trials import RecallTrials
-from gateway.run.admin.request_operations import RequestOperations
-from gateway.run.admin.run_operations import RunOperations
-from gateway.run.admin.sign_in import SignIn
-from gateway.run.admin.word_counts import WordCounts
-from gateway.run.admin.word_search import WordSearches
-from gateway.run.admin.work_operations import WorkOperations
+from gateway.run.admin.requests.recall_trials import RecallTrials
+from gateway.run.admin.requests.request_operations import RequestOperations
+from gateway.run.admin.transfer.memory_export import MemoryExport
+from gateway.run.admin.words.lost_words import LostWords
+from gateway.run.admin.words.word_counts import WordCounts
+from gateway.run.admin.words.word_search import WordSearches
+from gateway.run.admin.work.work_operations import WorkOperations
 
 
 class PageOperations(Struct, frozen=True):

@@ -10,9 +10,9 @@ from msgspec import Meta
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, ListQuery, Redirect, Screen, ScreenRequest, View
 from gateway.run.admin.list_page import ListPage
-from gateway.run.admin.memory_records import MemoryKind, MemoryRecord
-from gateway.run.admin.memory_views import NAMESAKES_AMONG, NamedMemory
-from gateway.run.admin.word_search import MAX_PEOPLE
+from gateway.run.admin.memory.memory_views import NAMESAKES_AMONG, NamedMemory
+from gateway.run.admin.records.memory_records import MemoryKind, MemoryRecord
+from gateway.run.admin.words.word_search import MAX_PEOPLE
 from storage.search.text_words import find_spans_with_words
 
 _HEADINGS: dict[MemoryKind, str] = {

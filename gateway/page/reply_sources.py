@@ -10,11 +10,11 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.memory.orders import get_own_text
-from gateway.run.admin.block_views import BlocksSince
-from gateway.run.admin.memory_records import FactRecord, MessageRecord
+from gateway.run.admin.memory.block_views import BlocksSince
 from gateway.run.admin.page_paths import make_fact_href, page_path
-from gateway.run.admin.reply_words import find_shared_words, select_uncommon_without
-from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
+from gateway.run.admin.records.memory_records import FactRecord, MessageRecord
+from gateway.run.admin.records.request_records import ExplainedRequest, WindowPart, WindowRecord
+from gateway.run.admin.requests.reply_words import find_shared_words, select_uncommon_without
 
 _SENTENCE = re.compile(r"[^.!?;:\n…。！？]+")
 _WORD = re.compile(r"\w+")

@@ -25,15 +25,15 @@ from gateway.page.reply_sources import (
 )
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.page.window_bar import FREE_PART, WINDOW_PARTS, make_cells
-from gateway.run.admin.block_views import BlocksSince
+from gateway.run.admin.memory.block_views import BlocksSince
+from gateway.run.admin.memory.question_views import Question
 from gateway.run.admin.memory_names import make_memory_label
-from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.plain_text import count_noun
-from gateway.run.admin.question_views import Question
-from gateway.run.admin.reply_words import find_lines, select_words_without
-from gateway.run.admin.request_lists import RequestPage, RequestSelection
-from gateway.run.admin.request_records import ExplainedRequest, RequestRecord
+from gateway.run.admin.records.memory_records import FactRecord, MessageRecord, VersionRecord
+from gateway.run.admin.records.request_records import ExplainedRequest, RequestRecord
+from gateway.run.admin.requests.reply_words import find_lines, select_words_without
+from gateway.run.admin.requests.request_lists import RequestPage, RequestSelection
 from storage.search.text_words import find_spans_with_words
 
 T = TypeVar("T")

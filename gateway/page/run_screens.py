@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, ListQuery, Screen, ScreenRequest, View
+from gateway.run.admin.memory.run_operations import RunOperations
 from gateway.run.admin.memory_names import make_memory_label
-from gateway.run.admin.run_operations import RunOperations
 
 
 class RunListQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from gateway.errors import GatewayError
 from gateway.page.visitor import Visitor
-from gateway.run.admin.link_operations import Right
+from gateway.run.admin.access.link_operations import Right
 
 # Items of a list, if the query names no other number.
 LIMIT = 50

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from gateway.run.admin.sign_in import Operator
+from gateway.run.admin.access.sign_in import Operator
 from storage.digests import digest_secret
 
 # The random bytes of a session's token.

@@ -22,8 +22,8 @@ from gateway.page.page_request import (
 from gateway.page.screen import ActionResult, NoFields
 from gateway.page.sessions import LoginFailures, Sessions
 from gateway.page.visitor import Visitor, make_session_name
+from gateway.run.admin.access.sign_in import UNKNOWN, Operator, SignIn
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.sign_in import UNKNOWN, Operator, SignIn
 from gateway.settings import Settings
 from storage.digests import digest_secret
 

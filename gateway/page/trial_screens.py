@@ -12,10 +12,10 @@ from gateway.page.memory_access import MemoryAccess, open_memory
 from gateway.page.memory_routes import OPERATOR_ROUTES
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
+from gateway.run.admin.memory.memory_views import MemoryViews
 from gateway.run.admin.memory_names import make_memory_label
-from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.recall_trials import TrialRecord
-from gateway.run.admin.trial_changes import describe_changes
+from gateway.run.admin.requests.recall_trials import TrialRecord
+from gateway.run.admin.requests.trial_changes import describe_changes
 
 # The last questions of a user, which the trial of recall offers to try.
 _LAST_QUESTIONS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from gateway.run.admin.editor import Editor
+from gateway.run.admin.memory.editor import Editor
 from storage.link_record import FoundLink
 
 # Hexadecimal digits of a session's name: 64 bits, so that no two sessions share it, and no token can be found by it.

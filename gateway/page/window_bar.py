@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.run.admin.request_records import WindowPart, WindowRecord
+from gateway.run.admin.records.request_records import WindowPart, WindowRecord
 
 # The number of cells of a bar, each of 2 % of the window.
 _BAR_CELLS = 50

@@ -18,8 +18,8 @@ from gateway.page.screen import (
 )
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.audited_parts import render_audited_part
-from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.work_operations import MAX_RETRIED, WorkOperations
+from gateway.run.admin.memory.memory_views import MemoryViews
+from gateway.run.admin.work.work_operations import MAX_RETRIED, WorkOperations
 
 # The screen with the words that say what was done.
 _RETRIED = "work#retried"

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, BodyTooLarge, NotAuthenticated
+from gateway.run.admin.command_line.serving import ADMIN_HEADER
+from gateway.run.admin.command_line.streams import MAX_PAGE_JSON_BYTES
 from gateway.run.admin.operation_table import OperationTable
-from gateway.run.admin.serving import ADMIN_HEADER
-from gateway.run.admin.streams import MAX_PAGE_JSON_BYTES
 from gateway.web.json_response import JsonResponse
 from gateway.web.request_info import get_request_info
 

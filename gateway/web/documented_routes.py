@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.run.admin import manage_records as manage
-from gateway.run.admin.link_operations import LinkRequest, MadeLink
-from gateway.run.admin.request_records import ExplainedRequest
+from gateway.run.admin.access.link_operations import LinkRequest, MadeLink
+from gateway.run.admin.records.request_records import ExplainedRequest
 
 
 class WebRoute(Struct, frozen=True):

@@ -125,7 +125,7 @@ class ForwardedHead(Struct, frozen=True):
 class ForwardedRoute:
     """The route of one path. It is an object, which Starlette calls as an ASGI app; a function would get a `Request`.
 
-    Subclasses in `gateway.web.response_call` and `gateway.web.stored_routes` override the methods without underscore.
+    Subclasses in `gateway.web.responses` override the methods without underscore.
     """
 
     # The name of the route in logs and metrics.

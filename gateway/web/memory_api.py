@@ -13,8 +13,8 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from gateway.errors import UnknownPath
-from gateway.run.admin.link_operations import LinkOperations
-from gateway.run.admin.request_operations import RequestOperations
+from gateway.run.admin.access.link_operations import LinkOperations
+from gateway.run.admin.requests.request_operations import RequestOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.settings import UiSettings

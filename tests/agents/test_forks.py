@@ -11,7 +11,7 @@ import pytest
 from letta_client import APIError, BadRequestError, NotFoundError
 
 from gateway.errors import UnknownId
-from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.memory.memory_views import MemoryViews
 from gateway.settings import ProfileSettings, ToolSettings
 from storage.records import Scope
 from tests.agents.letta import LettaWorld, letta, spoken

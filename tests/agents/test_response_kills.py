@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.calls import INTERRUPTED_RESULT
-from gateway.run.response_attempt import FORGOTTEN_ERROR
+from gateway.run.responses.response_attempt import FORGOTTEN_ERROR
 from tests.agents.agent_deployment import AgentDeployment, AgentGateway
 from tests.doubles.upstream import Call, Reply, UpstreamRequest, call_tools, say
 from tests.patience import becomes

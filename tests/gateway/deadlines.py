@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.agents.tools import argument_check, file_tools, mcp, webhook
-from gateway.run.admin import mcp_tool_calls, remaining_texts, word_counts, word_search
+from gateway.run.admin.forgetting import remaining_texts
+from gateway.run.admin.mcp import mcp_tool_calls
+from gateway.run.admin.words import word_counts, word_search
 from gateway.run.memory import trial
 from gateway.run.tools import searches
 from storage.sql import people_search

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from storage.commands import LearnedFact
 from storage.forget_commands import ForgetTarget
 from storage.reader_commands import LearnedChanges, UnreadMessages

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from storage.commands import LearnedFact, RecallRow
 from storage.errors import NotFound, WriteConflict
 from storage.forget_commands import ForgetTarget

@@ -29,8 +29,8 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.file_text import split_passages, split_text
 from gateway.errors import GatewayError
-from gateway.run.admin.transfer_lines import LineReader
-from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION
+from gateway.run.admin.transfer.transfer_lines import LineReader
+from gateway.run.admin.transfer.transfer_operations import LINES_OF_TRANSACTION
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, PassageDraft

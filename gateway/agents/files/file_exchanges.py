@@ -13,7 +13,7 @@ from gateway.agents.core.agent_file import PortableMessage
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.wire_message import read_text, without_space
-from gateway.run.admin.export_lines import UNCHANGED_EXCHANGE
+from gateway.run.admin.transfer.export_lines import UNCHANGED_EXCHANGE
 
 # The upstream of imported replies. No upstream has this name, so fields that only the original provider can read go to
 # none.

@@ -40,7 +40,7 @@ CallStatus = Literal["success", "error"]
 
 
 class PrivateFields(TypedDict, total=False):
-    """The fields, as the gateway writes them. An import checks their types (gateway.run.admin.export_lines)."""
+    """The fields, as the gateway writes them. An import checks their types (admin.transfer.export_lines)."""
 
     # Any message can have these.
     shown: str  # "system": the page shows it as a message of the system

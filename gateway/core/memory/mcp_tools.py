@@ -1,7 +1,7 @@
 """The seven tools by which other programs use a person's memory over MCP: arguments, results, and the list of tools.
 
 Calls are checked by the types, and the schemas are made of them. Nothing here performs a call
-(`gateway/run/admin/mcp_memory.py`), and nothing speaks the protocol (`gateway/web/mcp`).
+(`gateway/run/admin/mcp/mcp_memory.py`), and nothing speaks the protocol (`gateway/web/mcp`).
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class StoredResponseRequest(Struct, frozen=True):
 
 
 class RestoredRequest(Struct, frozen=True):
-    """A stored request that is performed. Implements `gateway.run.response_runs.BackgroundRequest`."""
+    """A stored request that is performed. Implements `gateway.run.responses.response_runs.BackgroundRequest`."""
 
     # The request as it is stored.
     stored: StoredResponseRequest
@@ -131,7 +131,7 @@ class RestoredRequest(Struct, frozen=True):
 
 
 class ShownResponses:
-    """Shows responses in this dialect. Implements `gateway.run.response_runs.ResponsesDialect`."""
+    """Shows responses in this dialect. Implements `gateway.run.responses.response_runs.ResponsesDialect`."""
 
     def restore(self, stored: bytes, tag: str, created_at: float) -> RestoredRequest:
         """Returns a stored request.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
-from gateway.run.admin.import_progress import ImportCounts
+from gateway.run.admin.imports.import_progress import ImportCounts
 from gateway.run.admin.requested_page import DEFAULT_LIMIT, MAX_LIMIT
 from gateway.settings import DefaultMode
 from storage.records import ImportStatus

@@ -7,9 +7,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gateway.run.admin.memory_records import MemoryRecord
-from gateway.run.admin.request_operations import RequestOperations
-from gateway.run.admin.request_records import RequestRecord
+from gateway.run.admin.records.memory_records import MemoryRecord
+from gateway.run.admin.records.request_records import RequestRecord
+from gateway.run.admin.requests.request_operations import RequestOperations
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
 from gateway.run.upstream.provider_errors import FAILURE_WORDS

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, GatewayError
-from gateway.run.admin.import_operations import UNDO_WAIT_S, ImportOperations
+from gateway.run.admin.imports.import_operations import UNDO_WAIT_S, ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.record_routes import ManageRouteFactory

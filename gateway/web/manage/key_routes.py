@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import NotAllowed
-from gateway.run.admin.key_management import KeyManagement, KeyReport
+from gateway.run.admin.access.key_management import KeyManagement, KeyReport
 from gateway.run.admin.operation_arguments import check_names
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse

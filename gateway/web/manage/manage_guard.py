@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 
 from gateway.errors import NotAllowed, NotAuthenticated
-from gateway.run.admin.serving import ADMIN_HEADER
+from gateway.run.admin.command_line.serving import ADMIN_HEADER
 from gateway.web.auth import Guard
 from storage.key_record import OPERATOR, Key
 

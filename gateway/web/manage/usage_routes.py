@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest
-from gateway.run.admin.usage_csv import render_usage_csv
-from gateway.run.admin.usage_operations import UsageOperations
+from gateway.run.admin.usage.usage_csv import render_usage_csv
+from gateway.run.admin.usage.usage_operations import UsageOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.manage_guard import MANAGE_PREFIX, ManageGuard

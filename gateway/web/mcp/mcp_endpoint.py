@@ -22,7 +22,7 @@ from gateway.core.request.memory_mode import Mode
 from gateway.core.request.request_headers import refuse_misspelt
 from gateway.core.request.requested_agent import AGENT_HEADER
 from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
-from gateway.run.admin.mcp_memory import McpMemory
+from gateway.run.admin.mcp.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
 from gateway.web.mcp.mcp_protocol import CallContext, make_mcp_server, read_client
 from gateway.web.mcp.session_id import read_session_client, with_session_id

@@ -22,7 +22,7 @@ from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.part_draft import PartDraft
-from gateway.run.admin.job_operations import cancel_job
+from gateway.run.admin.work.job_operations import cancel_job
 from gateway.run.background import tasks
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings

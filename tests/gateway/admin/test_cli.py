@@ -32,14 +32,14 @@ from gateway.cli_commands import Commands
 from gateway.errors import GatewayError
 from gateway.log import RepeatHandler
 from gateway.operation_client import START_POLL_S, START_S, OperationClient
-from gateway.run.admin import serving
-from gateway.run.admin.import_performer import ImportPerformer
-from gateway.run.admin.import_reading import Survey
-from gateway.run.admin.outcome_text import describe_forget_result
-from gateway.run.admin.printed import show_block
-from gateway.run.admin.progress import Progress
-from gateway.run.admin.record_lists import KEYS, make_usage_list
-from gateway.run.admin.serving import AdminFile, ServingProcess
+from gateway.run.admin.command_line import serving
+from gateway.run.admin.command_line.outcome_text import describe_forget_result
+from gateway.run.admin.command_line.printed import show_block
+from gateway.run.admin.command_line.progress import Progress
+from gateway.run.admin.command_line.record_lists import KEYS, make_usage_list
+from gateway.run.admin.command_line.serving import AdminFile, ServingProcess
+from gateway.run.admin.imports.import_performer import ImportPerformer
+from gateway.run.admin.imports.import_reading import Survey
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
 from storage.commands import LearnedFact
@@ -889,7 +889,7 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(
     Path("bad.jsonl").write_bytes(b"\xff\n")
     Path("endless.jsonl").write_bytes(b" " * 1001)
     Path("accents.jsonl").write_text("\n" + "\u00e9" * 501, encoding="utf-8")
-    monkeypatch.setattr("gateway.run.admin.streams.MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("gateway.run.admin.command_line.streams.MAX_LINE_BYTES", 1000)
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "alice"}).status == 200
         gateway.call(gateway.app.services.idle.wait())
@@ -1123,7 +1123,7 @@ def test_an_export_that_breaks_off_leaves_what_was_there(
     Path("ann.jsonl").write_text("before")
     before = sorted(os.listdir())
     with monkeypatch.context() as cut:
-        cut.setattr("gateway.run.admin.streams.os.fsync", full)
+        cut.setattr("gateway.run.admin.command_line.streams.os.fsync", full)
         assert main(["memory", "export", "--user", "ann", "ann.jsonl", "--force"]) == 1
     assert capsys.readouterr().err == "mnemogate: ann.jsonl: No space left on device\n"
     assert Path("ann.jsonl").read_text() == "before"

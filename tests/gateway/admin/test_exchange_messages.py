@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.run.admin.exchange_messages import make_message_records
-from gateway.run.admin.memory_records import ShownCall
+from gateway.run.admin.memory.exchange_messages import make_message_records
+from gateway.run.admin.records.memory_records import ShownCall
 from storage.records import Exchange
 
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "A cat, then."}]}

@@ -15,12 +15,12 @@ from gateway.core.prompt.note_query import find_name_pattern
 from gateway.core.prompt.shown_blocks import render_label
 from gateway.core.tags import quote_name
 from gateway.errors import BadRequest
-from gateway.run.admin import forget_operations
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.forget_operations import ForgetOperations
-from gateway.run.admin.outcome_text import describe_going_facts
-from gateway.run.admin.printed import show_block
-from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.command_line.outcome_text import describe_going_facts
+from gateway.run.admin.command_line.printed import show_block
+from gateway.run.admin.forgetting import forget_operations
+from gateway.run.admin.forgetting.forget_operations import ForgetOperations
+from gateway.run.admin.memory.show import ShowOperation
 from gateway.run.background.retention import Retention
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings, ProjectSettings

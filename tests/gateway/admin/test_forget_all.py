@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.summary_request import INSTRUCTIONS
-from gateway.run.admin.forget_operations import ForgetOperations
+from gateway.run.admin.forgetting.forget_operations import ForgetOperations
 from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
 from storage.job_records import JobState

@@ -18,9 +18,9 @@ from adapters.json_escapes import replace_lone_surrogates
 from gateway.cli import root
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
-from gateway.run.admin import import_file, import_json
-from gateway.run.admin.import_file import FORMATS, detect_format, read_file
-from gateway.run.admin.import_json import DepthLimit
+from gateway.run.admin.imports import import_file, import_json
+from gateway.run.admin.imports.import_file import FORMATS, detect_format, read_file
+from gateway.run.admin.imports.import_json import DepthLimit
 from gateway.run.admin.manage_records import ImportParameters
 from tests.exports import chatgpt_conversation, claude_conversation, export, zipped
 from tests.rows import each_row

@@ -20,9 +20,9 @@ from gateway.core.dates import render_iso
 from gateway.core.imports import exchanges
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_import_operations
-from gateway.run.admin import import_operations, import_performer, import_throttle
+from gateway.run.admin.imports import import_operations, import_performer, import_throttle
 from gateway.run.admin.operation_arguments import RawArguments
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN_JOB
 from gateway.settings import ProjectSettings, Settings
 from storage.database import Connection, Statement

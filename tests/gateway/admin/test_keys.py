@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 from starlette.routing import Route
 
-from gateway.run.admin.serving import AdminFile
+from gateway.run.admin.command_line.serving import AdminFile
 from gateway.settings import MemorySettings, UpstreamSettings
 from gateway.web.admin import ADMIN_PREFIX
 from storage.sql.store import Store

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.operations import make_operations
-from gateway.run.admin.editor import Editor
-from gateway.run.admin.fact_views import FactViews
-from gateway.run.admin.memory_edits import FactExists, MemoryEdits
+from gateway.run.admin.memory.editor import Editor
+from gateway.run.admin.memory.fact_views import FactViews
+from gateway.run.admin.memory.memory_edits import FactExists, MemoryEdits
 from gateway.settings import BlockSettings
 from storage.commands import LearnedFact
 from storage.forget_commands import ForgetTarget

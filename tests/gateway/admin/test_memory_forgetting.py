@@ -12,10 +12,10 @@ from msgspec import UNSET
 from gateway.errors import Conflict, UnknownId
 from gateway.operations import make_operations
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.editor import Editor
-from gateway.run.admin.forgetting_preview import TargetKind
-from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_forgetting import MemoryForgetting
+from gateway.run.admin.forgetting.forgetting_preview import TargetKind
+from gateway.run.admin.forgetting.memory_forgetting import MemoryForgetting
+from gateway.run.admin.memory.editor import Editor
+from gateway.run.admin.memory.memory_edits import MemoryEdits
 from gateway.run.background.retention import make_retention
 from gateway.settings import BlockSettings
 from storage.commands import LearnedFact

@@ -10,10 +10,10 @@ import pytest
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_request_operations
-from gateway.run.admin.editor import Editor
-from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.recall_trials import RecallTrials
+from gateway.run.admin.memory.editor import Editor
+from gateway.run.admin.memory.memory_edits import MemoryEdits
+from gateway.run.admin.memory.memory_views import MemoryViews
+from gateway.run.admin.requests.recall_trials import RecallTrials
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings
 from storage.commands import LearnedFact

@@ -15,8 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import GatewayError
-from gateway.run.admin.move import Move, MoveOutcome
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.move import Move, MoveOutcome
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.forget_commands import ForgetTarget
 from storage.records import Agent

@@ -11,13 +11,13 @@ import pytest
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import ServingParts, make_operations, make_request_operations
-from gateway.run.admin import request_lists
 from gateway.run.admin.audit_operations import AuditFilter, AuditOperations
-from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.overview_operation import WELL, NewestMemories, OverviewOperation, OverviewRecord
 from gateway.run.admin.recall_retention import RecallRetention
-from gateway.run.admin.request_operations import RequestOperations
-from gateway.run.admin.request_records import RequestRecord
+from gateway.run.admin.records.memory_records import MemoryRecord
+from gateway.run.admin.records.request_records import RequestRecord
+from gateway.run.admin.requests import request_lists
+from gateway.run.admin.requests.request_operations import RequestOperations
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import StoreError, StoreFailed, StoreTimeout

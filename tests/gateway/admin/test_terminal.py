@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from gateway.run.admin.job_operations import LISTED_JOBS
+from gateway.run.admin.work.job_operations import LISTED_JOBS
 from gateway.settings.load import load_settings
 from storage.job_records import NO_AGENT
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
@@ -412,6 +412,12 @@ def test_a_command_that_asks_a_gateway_loads_no_gateway(upstream: StrictUpstream
     assert "gateway.cli_commands" in modules
     assert (
         modules
-        & {"rich", "numpy", "gateway.serve", "gateway.run.admin.transfer_operations", "gateway.agents"}
+        & {
+            "rich",
+            "numpy",
+            "gateway.serve",
+            "gateway.run.admin.transfer.transfer_operations",
+            "gateway.agents",
+        }
         == set()
     )

@@ -20,8 +20,8 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
-from gateway.run.admin.forget_operations import ForgetOperations
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.forgetting.forget_operations import ForgetOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from storage.commands import LearnedFact
 from storage.errors import WriteConflict
 from storage.forget_commands import ForgetTarget

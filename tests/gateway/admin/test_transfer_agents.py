@@ -14,8 +14,8 @@ from letta_client import NotFoundError
 
 from gateway.cli import main
 from gateway.errors import BadRequest
-from gateway.run.admin import transfer_operations
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer import transfer_operations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from storage.records import Block
 from storage.sql.store import Store
 from tests.agents.letta import LettaWorld, letta

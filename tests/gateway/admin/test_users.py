@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import gateway.run.admin.memory_lists
+import gateway.run.admin.memory.memory_lists
 from gateway.cli import main
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.admin.test_cli import Out, owner
@@ -25,7 +25,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, value in make_database_variable(tmp_path, []).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(gateway.run.admin.memory_lists, "PAGE_LINES", 2)
+    monkeypatch.setattr(gateway.run.admin.memory.memory_lists, "PAGE_LINES", 2)
     return tmp_path / "mnemogate.db"
 
 

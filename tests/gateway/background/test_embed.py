@@ -22,9 +22,9 @@ from gateway.core.upstream.policy import Policy
 from gateway.errors import SettingsError
 from gateway.offline_work import perform_operation
 from gateway.provider_factory import make_embedder
-from gateway.run.admin.forget_operations import ForgetOperations
-from gateway.run.admin.show import ShowOperation
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.forgetting.forget_operations import ForgetOperations
+from gateway.run.admin.memory.show import ShowOperation
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from gateway.run.background import embed
 from gateway.run.background.embed import (
     BATCH_TEXTS,

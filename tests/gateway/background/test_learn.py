@@ -15,7 +15,7 @@ from adapters.errors import ProviderUnreachable
 from adapters.scripted import ScriptedBody, ScriptedFailure, ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import ModelRequest
-from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.memory.show import ShowOperation
 from gateway.run.background.worker import Worker
 from gateway.run.memory.trial import TrialRunner
 from storage.errors import StoreFull

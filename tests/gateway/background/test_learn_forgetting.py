@@ -15,7 +15,7 @@ from adapters.base import ModelReply
 from adapters.scripted import ScriptedProvider
 from adapters.scripted_message import ScriptedMessage
 from adapters.types import ModelRequest
-from gateway.run.admin.forget_operations import ForgetOperations
+from gateway.run.admin.forgetting.forget_operations import ForgetOperations
 from gateway.run.background.background_model import ModelAnswer
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.background.learner import IDLE_S, Learner, fact, note, serve_learner

@@ -11,7 +11,7 @@ import pytest
 from mcp import Client
 
 from gateway.core.memory.mcp_tools import TOOLS
-from gateway.run.admin import mcp_tool_calls
+from gateway.run.admin.mcp import mcp_tool_calls
 from gateway.run.memory.turn_writer import INDEX_EVERY
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from gateway.core.prompt.shown_blocks import describe_mark
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import Call, Reply, StrictUpstream, UpstreamRequest, call_tools, insert, say

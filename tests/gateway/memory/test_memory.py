@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from gateway.core.prompt.note_text import estimate_tokens
-from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.memory.show import ShowOperation
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import choose_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.memory.transcript import on_one_line
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, raw, say

@@ -12,8 +12,8 @@ import pytest
 from gateway.core.memory.standing import MAX_TOKENS, learn_standing
 from gateway.core.memory.transcript import clean_messages
 from gateway.core.prompt.note_text import estimate_tokens
-from gateway.run.admin.forget_operations import ForgetOperations
-from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.forgetting.forget_operations import ForgetOperations
+from gateway.run.admin.memory.show import ShowOperation
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings
 from storage.records import Scope

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.prompt.note_text import estimate_tokens
-from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.memory.show import ShowOperation
 from gateway.run.memory.trial import TrialRunner
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import Chat, World, agent, remember

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from gateway.page.sessions import MAX_SESSIONS, Sessions
-from gateway.run.admin.sign_in import Operator as SignedIn
+from gateway.run.admin.access.sign_in import Operator as SignedIn
 from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import FORM, Operator, operator_of
 from tests.gateway.page.test_door import check_headers

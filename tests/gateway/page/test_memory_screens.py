@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from gateway.core.dates import render_day
 from gateway.core.memory.word_diff import diff_words
-from gateway.run.admin.memory_export import MemoryExport
+from gateway.run.admin.transfer.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
 from storage.commands import LearnedFact
 from storage.errors import StoreBusy
@@ -803,7 +803,7 @@ def test_a_block_that_no_form_takes_is_shown_without_one(upstream: StrictUpstrea
         assert "<textarea" in page(operator, path)
 
 
-@pytest.mark.parametrize("module", ["gateway.page.block_screens", "gateway.run.admin.block_versions"])
+@pytest.mark.parametrize("module", ["gateway.page.block_screens", "gateway.run.admin.memory.block_versions"])
 def test_a_difference_of_long_texts_holds_up_nothing_else(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:

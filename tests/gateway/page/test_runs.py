@@ -11,7 +11,7 @@ import pytest
 from letta_client import APIError
 
 from gateway.core import ids
-from gateway.run.admin.run_operations import RunOperations
+from gateway.run.admin.memory.run_operations import RunOperations
 from storage.errors import StoreFailed
 from tests.agents.agent_world import AgentWorld, serve_agent
 from tests.agents.letta import letta

@@ -1069,7 +1069,7 @@ def test_a_preview_says_that_the_search_for_quotations_was_stopped(
     note = "There may be replies that quote it: the search for them took too long, and was stopped."
     assert note not in plain(page(operator, path))
     monkeypatch.setattr("storage.sqlite.reader._INSTRUCTIONS_PER_CHECK", 1)
-    monkeypatch.setattr("gateway.run.admin.remaining_texts._SEARCH_DEADLINE_MS", 1e-6)
+    monkeypatch.setattr("gateway.run.admin.forgetting.remaining_texts._SEARCH_DEADLINE_MS", 1e-6)
     assert note in plain(page(operator, path))
     assert note in [each["text"] for each in operator.twin(path)["stays"]]
 
@@ -1262,7 +1262,7 @@ def test_a_fact_that_is_no_longer_true_still_says_its_words(
     assert "Nothing that a reply can be told says “Zxqv” any more." in said
     assert lead(page(operator, words)).endswith("told says “Zxqv”; 1 text that is still stored does.")
     # Older ones than are read may have the words.
-    monkeypatch.setattr("gateway.run.admin.hidden_texts.ENDED_FACTS", 1)
+    monkeypatch.setattr("gateway.run.admin.words.hidden_texts.ENDED_FACTS", 1)
     other = page(operator, f"m/{agent.uid}/words?q=Qqxy")
     assert lead(other) == "No message, fact, passage or block says “Qqxy”."
 

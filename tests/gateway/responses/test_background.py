@@ -18,9 +18,9 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.wire_message import read_text
 from gateway.dialects.responses.background import ShownResponses
-from gateway.run import background_responses, response_maker
 from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
+from gateway.run.responses import background_responses, response_maker
 from gateway.run.turn import TurnRun
 from storage.commands import CommittedTurn, TurnWrite
 from storage.errors import StaleWrite, StoreUnavailable

@@ -19,7 +19,7 @@ from gateway.dialects.responses.render import rebuild_response
 from gateway.run.background.retention import Retention
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
-from gateway.web import conversation_requests
+from gateway.web.responses import conversation_requests
 from storage.errors import StoreUnavailable
 from storage.forget_commands import ForgetTarget
 from storage.job_records import JobState

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from storage.sql.store import Store
 from tests.gateway.two.deployment import WORD, Database
 from tests.gateway.two.simulated_users import FinishedTurn, SimulatedUser

@@ -20,8 +20,8 @@ import pytest
 
 from gateway.offline_work import import_file
 from gateway.operations import make_import_operations
-from gateway.run.admin import import_operations
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.imports import import_operations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from gateway.settings import DatabaseSettings, Settings
 from storage.postgres import listen
 from storage.records import Scope

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.open_database import open_database
-from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.transfer.transfer_operations import TransferOperations
 from gateway.settings import DatabaseSettings, MemorySettings
 from storage.errors import StoreError
 from storage.records import Scope

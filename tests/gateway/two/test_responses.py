@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from gateway.core.conversation.wire_message import read_text
-from gateway.run.response_attempt import GIVEN_UP_ERROR
+from gateway.run.responses.response_attempt import GIVEN_UP_ERROR
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
 from tests.gateway.two.deployment import MODULE, Database

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.key_operations import KeyOperations
-from gateway.run.admin.key_records import KeyRecords
+from gateway.run.admin.access.key_operations import KeyOperations
+from gateway.run.admin.access.key_records import KeyRecords
 from gateway.settings import ModelSettings
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, say
 from tests.gateway.sdk import World, agent, remember

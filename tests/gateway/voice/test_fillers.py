@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.run.admin.forget_operations import ForgetOperations
+from gateway.run.admin.forgetting.forget_operations import ForgetOperations
 from gateway.settings import FillerSettings, UpstreamSettings
 from storage.records import Scope
 from tests.doubles.anthropic_upstream import StrictAnthropic

@@ -106,12 +106,12 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
     [
         (CHAT, {"messages": LONG}, "gateway.web.completions.parse"),
         ("/v1/messages", {"messages": LONG, "max_tokens": 9}, "gateway.web.messages.parse_body"),
-        ("/v1/responses", {"input": LONG}, "gateway.web.responses.read_native"),
+        ("/v1/responses", {"input": LONG}, "gateway.web.responses.responses.read_native"),
         # An id of the gateway's own, which is read before it is looked for.
         (
             "/v1/responses",
             {"input": LONG, "previous_response_id": f"resp_{56 * '0'}"},
-            "gateway.web.response_call.parse",
+            "gateway.web.responses.response_call.parse",
         ),
         ("/v1/embeddings", {"input": LONG[0]["content"]}, "gateway.web.forwarding.read_request_body"),
         ("/v1/agents/", {"name": LONG[0]["content"]}, "gateway.agents.wire.struct_fields.read_body"),

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import NotAllowed, UnknownId
-from gateway.run.admin.editor import LINK, Editor
-from gateway.run.admin.link_operations import LINK_PATH, RIGHTS, LinkOperations
-from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.access.link_operations import LINK_PATH, RIGHTS, LinkOperations
+from gateway.run.admin.memory.editor import LINK, Editor
+from gateway.run.admin.memory.memory_edits import MemoryEdits
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
 from tests.patience import PATIENCE_S

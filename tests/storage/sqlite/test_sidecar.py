@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.rules import RULES
-from gateway.run.admin.serving import AdminFile, ServingProcess
+from gateway.run.admin.command_line.serving import AdminFile, ServingProcess
 from storage import sidecar
 from storage.database_path import check_location, resolve_path
 from storage.errors import StoreFailed, StoreReadOnly, StoreUnavailable
