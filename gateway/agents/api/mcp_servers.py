@@ -47,9 +47,11 @@ class UpdateMcpServer(Body):
 
 
 class RefreshQuery(UrlQuery):
-    """A refresh of a server's tools."""
+    """A refresh of a server's tools.
 
-    # Letta's server takes the variables of this agent; here they belong to the MCP server.
+    agent_id: on Letta's server the agent with the variables; ignored: here the variables belong to the server.
+    """
+
     agent_id: NoEffect[str] = UNSET
 
 
