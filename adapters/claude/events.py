@@ -17,8 +17,8 @@ _NAME_LINE: Final = re.compile(rb"event: ?\w+\r?\n")
 def with_name_first(event: Event) -> Event:
     """Returns an event that begins with its name, as Anthropic's events do; the same event if it does already.
 
-    Proxies write other lines before the name (comments, `id`, `retry`), end lines with carriage returns alone, or leave
-    the name to the `type` of the data. An event without data stays as it is.
+    Proxies write other lines before the name (comments, `id`, `retry`), which are left out, end lines with carriage
+    returns alone, or leave the name to the `type` of the data. An event without data stays as it is.
     """
     if event.data is None or _NAME_LINE.match(event.raw):
         return event

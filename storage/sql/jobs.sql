@@ -158,7 +158,8 @@ SELECT {job} FROM jobs
 WHERE (?1 = '' OR state = ?1) ORDER BY id DESC LIMIT ?2
 
 -- piece: with_scope
--- Jobs before a number, with the public ids and scopes of their memories. ?2: of one project; NULL: of all, and those of no memory.
+-- Jobs before a number, with the public ids and scopes of their memories. ?2: of one project; NULL: of all, and those of
+-- no memory.
 SELECT j.id, j.kind, j.agent, j.key, j.payload, j.epoch, j.state, j.attempt, j.tries, j.due, j.created, j.error,
     a.uid, a.project, a.profile, a.subject
 FROM jobs j LEFT JOIN agents a ON a.id = j.agent WHERE j.id < ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)

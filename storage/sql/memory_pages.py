@@ -223,7 +223,7 @@ class MemoryPages(StoreGroup):
     async def compute_first_seq_after(
         self, connection: Connection, agent_row: int, at: float, next_seq: int
     ) -> int:
-        """Returns the number of the first message that was sent after a time, or a memory's next number.
+        """Returns the number of the first exchange that began after a time, or the memory's next number.
 
         The exchanges are bisected, since no index has their times. So a number within them is returned for a memory
         whose messages were not written in their order, as by an import.
@@ -238,7 +238,8 @@ class MemoryPages(StoreGroup):
                 high = middle
             else:
                 low = row[0] + 1
-        return low
+        first = await connection.fetch_row(SQL["begun_from"], (agent_row, low))
+        return next_seq if first is None else first[0]
 
     @long_reads
     async def load_path(

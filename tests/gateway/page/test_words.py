@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from html import unescape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_plus
@@ -408,11 +409,12 @@ def test_a_correction_leads_back_to_the_words_that_led_to_its_fact(operator: Ope
 
 
 @pytest.mark.both
-def test_a_search_goes_back_to_a_day(operator: Operator) -> None:
+def test_a_search_goes_back_to_a_day(upstream: StrictUpstream, operator: Operator) -> None:
     """After five years of talks one followed seventy links to a spring."""
     world = operator.world
     days: list[str] = []
     for number in range(5):
+        upstream.queue(say("Noted."), say(f"You are welcome: recipe {number}."))
         agent = speak(world, f"Recipe {number} takes flour.", "Thanks.")
         days.append(datetime.fromtimestamp(world.clock(), UTC).date().isoformat())
         world.clock.sleep(3 * DAY_S)
@@ -420,12 +422,14 @@ def test_a_search_goes_back_to_a_day(operator: Operator) -> None:
     memory = f"m/{agent.uid}"
     for until, found in ((days[4], "43210"), (days[2], "210"), (f"{days[1]}T00:00", "0"), ("2001-02-03", "")):
         items = operator.twin(f"{memory}/words?q=recipe&until={until}")["items"]
-        assert [each["text"] for each in items] == [f"Recipe {number} takes flour." for number in found]
+        # The last reply of a day is of that day.
+        texts = [(f"You are welcome: recipe {number}.", f"Recipe {number} takes flour.") for number in found]
+        assert [each["text"] for each in items] == [*chain.from_iterable(texts)]
     first = operator.twin(f"{memory}/words?q=recipe&until={days[2]}&limit=1")
     (second,) = operator.twin(f"{memory}/words?q=recipe&until={days[2]}&limit=1&after={first['next']}")[
         "items"
     ]
-    assert second["text"] == "Recipe 1 takes flour."
+    assert second["text"] == "Recipe 2 takes flour."
     # There is one page more to go back to, or one went back already.
     for query, has_form in (("", False), ("&limit=1", True), (f"&until={days[1]}", True)):
         path = f"words?q=recipe{query}"
