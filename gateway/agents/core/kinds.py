@@ -33,7 +33,7 @@ BUILT_IN_UIDS = {
 }
 # The number of each built-in tool by its name. Stored attachments of agents have the number in place of a row.
 BUILT_IN_NUMBERS = {name: -1 - index for index, name in enumerate(BUILT_IN_TOOLS)}
-FILE_TOOL_NUMBERS = [BUILT_IN_NUMBERS[name] for name in FILE_TOOLS]
+FILE_TOOL_NUMBERS = tuple(BUILT_IN_NUMBERS[name] for name in FILE_TOOLS)
 
 _BLOCK_EDITS = ("memory_insert", "memory_replace")
 _OLDER_BLOCK_EDITS = ("core_memory_append", "core_memory_replace")

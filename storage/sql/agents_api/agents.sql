@@ -2,8 +2,8 @@
 -- describes it.
 
 -- piece: entry
--- The columns of a memory `a` with its definition, and their tables. The memory of a profile has no definition; its name
--- is the profile's and the user's.
+-- The columns of a memory `a` with its definition, and their tables. The memory of a profile has no definition; its
+-- name is the profile's and the user's.
 {agent}, {definition}
 FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
 AND d.project = a.project

@@ -25,7 +25,8 @@ SELECT {conversation} FROM conversations c JOIN agents a ON a.id = c.agent {defi
 WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
 
 -- name: of_project
--- Lists a project's conversations, each after its time in the order, which is 0. ?2, ?3: between these rows; ?4: how many.
+-- Lists a project's conversations. Each row begins with its time in the order, here 0. ?2, ?3: between these rows;
+-- ?4: how many.
 SELECT 0, {conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {definition_tables}
 WHERE {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id {direction} LIMIT ?4
 
@@ -35,8 +36,8 @@ SELECT 0, {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {d
 WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id {direction} LIMIT ?4
 
 -- name: by_time
--- Lists the conversations of the agents in rows ?8 to ?9 by a time, each after its time. ?3: how many; ?4 to ?7: between these times and
--- rows. When the last run of each conversation ended is read once for all conversations. (The range is of `c.agent`,
+-- Lists the conversations of the agents in rows ?8 to ?9 by a time, with which each row begins. ?3: how many;
+-- ?4 to ?7: between these times and rows. When the last run of each conversation ended is read once for all conversations. (The range is of `c.agent`,
 -- since PostgreSQL does not derive it from one of `a.id`.)
 SELECT {order_time}, {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
 LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents b ON b.id = r.agent AND b.project = ?1

@@ -82,9 +82,10 @@ class Toolboxes:
         """Returns the tools of a chat completion.
 
         sender: the turn as the sender of messages to other agents; None: the agent is a profile, which sends none.
-        journal: the record of the calls that leave the gateway; None: the completion has the record of its path.
+        journal: the record of the calls that leave the gateway; None: a completion with a name has the record of its
+            path.
         """
-        if journal is None and (continued := _find_continuation(context)) is not None:
+        if journal is None and sender is not None and (continued := _find_continuation(context)) is not None:
             journal = self._recent_calls.for_turn(continued)
         return self.make(context, edits, sender, call_record=journal)
 
