@@ -159,7 +159,8 @@ class SideRequest(Table, frozen=True):
     pattern: str
     # The memory mode of such a request.
     memory: Literal["off", "read"] = "off"
-    # The message that is matched: the last if that is the user's, or the first if it is a system message.
+    # The message that is matched: the last if it is the user's; for "system" the first or the last, if it is a system
+    # message.
     where: Literal["user", "system"] = "user"
 
     @property
