@@ -401,19 +401,12 @@ def test_a_person_takes_everything_along(world: World) -> None:
     # Several printed copies were alike, and it said that it has everything.
     assert "stored for alice: " in plain(text)
     assert "Only the file for other programs (JSON) has earlier versions of notes" in plain(text)
-    headings = re.findall(r'<h2 id="(conversation-[12])">Conversation of', text)
-    # The copy of five years of talks is a long scroll. Its links lead to nothing but itself.
-    assert re.findall(r"""<[a-z][^>]*\shref=["']?([^"'>]*)""", text) == [
-        "#contents",
-        *(f"#{each}" for each in headings),
-    ]
-    assert headings == ["conversation-1", "conversation-2"]
-    assert '<h2 id="contents">' in text
+    assert text.count("<h2>Conversation of") == 2
     assert text.count("<html") == text.count("</html>") == 1
     assert "<script" not in text
     assert "<img" not in text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]", text)
-    assert not re.search(r"<[a-z][^>]*\s(src|action)=", text)
+    assert not re.search(r"<[a-z][^>]*\s(href|src|action)=", text)
     assert "default-src 'none'" in text.partition("<style>")[0]
     assert [each for each in audit(world) if each[1] == "export"] == [("link", "export", "")] * 2
 

@@ -27,18 +27,15 @@ class ReadablePart(NamedTuple):
     """A part of a readable export."""
 
     name: PartName
-    # head: a MemoryRecord. blocks, facts and passages: a tuple of records. messages: a ConversationPart. foot: the
-    # times of the first messages that follow the headings of conversations, in their order.
+    # head: a MemoryRecord. blocks, facts and passages: a tuple of records. messages: a ConversationPart. foot: None.
     record: Any
 
 
 class ConversationPart(Struct, frozen=True):
     """Messages of one conversation, oldest first."""
 
-    # True: the previous part has messages of another conversation, or none, so that this one has a heading.
+    # True: the previous part has messages of another conversation, or none.
     begins: bool
-    # The number of the newest heading, from 1.
-    heading_number: int
     items: tuple[MessageRecord, ...]
 
 
@@ -97,7 +94,6 @@ class MemoryExport(Struct, frozen=True):
             passages = tuple(SourceRecord("passage", row["seq"], row["text"], row["at"]) for row in rows)
             yield ReadablePart("passages", passages)
         last_conversation: str | None = None
-        heading_times: list[float | None] = []
         async for records in self._read_records(agent, "exchange"):
             for conversation, group in groupby(records, lambda record: str(record.values["conversation"])):
                 items = tuple(
@@ -108,13 +104,11 @@ class MemoryExport(Struct, frozen=True):
                     if message.text
                 )
                 if items:
-                    begins = conversation != last_conversation
-                    if begins:
-                        heading_times.append(items[0].at)
-                    yield ReadablePart("messages", ConversationPart(begins, len(heading_times), items))
+                    part = ConversationPart(conversation != last_conversation, items)
+                    yield ReadablePart("messages", part)
                     last_conversation = conversation
         await self.transfer.check_not_forgotten(agent)
-        yield ReadablePart("foot", tuple(heading_times))
+        yield ReadablePart("foot", None)
 
     async def _read_records(self, agent: Agent, part: TransferPart) -> AsyncIterator[list[TransferRecord]]:
         reader = self.store.export_reader
