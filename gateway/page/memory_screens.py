@@ -74,8 +74,8 @@ class _MemoryScreens(Struct, frozen=True):
     async def search_words(self, request: ScreenRequest, query: WordsQuery) -> View:
         access, memory = await open_memory(request, self.views)
         after = query.after
-        if after is None and query.until:
-            until = parse_time_bound("until", query.until, is_end=True)
+        until = parse_time_bound("until", query.until, is_end=True) if query.until else None
+        if after is None and until is not None:
             after = await self.operations.words.make_cursor_until(access.project, access.uid, until)
         search = await self.operations.words.search(
             access.project,

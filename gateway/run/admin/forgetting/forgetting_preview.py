@@ -393,8 +393,6 @@ def _choose_number_to_confirm(part: FoundPart, counts: ForgetCounts) -> str | No
             return str(counts.messages)
         case "texts":
             return str(len(part.texts))
-        case "exchange" if part.messages > 2:  # such as the whole list that a client has first sent
-            return str(counts.messages)
         case _:
             return None
 
