@@ -368,7 +368,7 @@ class TurnWrite(Struct, frozen=True):
     shared: Sequence[Block] = ()
     # The opening, if the list has no conversation id and continues no exchange.
     opening: Opening | None = None
-    # True: the client has an id that contains `uid`, so an opening joins no other conversation.
+    # True: the client has an id that contains `uid`, so an opening without a name joins no other one.
     has_given_uid: bool = False
     # The characters of the turn's messages.
     chars: int = 0

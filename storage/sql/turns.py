@@ -439,7 +439,8 @@ async def _store_exchange(
     assert exchange is not None  # the change of a turn has its exchange; only a change by idle time has none
     # New exchanges and conversations have ids below 1.
     is_added = not exchange.is_stored
-    if is_added and exchange.conversation_row > 0 and exchange.parent is None and write.has_given_uid:
+    joins_root = is_added and exchange.conversation_row > 0 and exchange.parent is None
+    if joins_root and write.key is None and write.has_given_uid:
         # An opening that ended meanwhile may have a conversation that this turn would join, with another id.
         uid = await exchanges.find_conversation_uid(connection, agent_row, exchange.conversation_row)
         exchange = exchange if uid == write.uid else replace(exchange, conversation_row=0)

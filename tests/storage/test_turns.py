@@ -679,6 +679,15 @@ async def test_a_conversation_whose_public_name_is_taken_gets_another(store: Sto
     assert found[0][1] == "the same" != found[1][1]
 
 
+async def test_a_response_joins_its_named_conversation_whoever_began_it(alice: Speaker) -> None:
+    """An import may have begun it meanwhile, with a public id of its own."""
+    waiting = await alice.begin([user("Hello")], "c1")
+    await alice.end(await alice.begin([user("Good day")], "c1"), [assistant("Yes.")], uid="imported")
+    await alice.store.turns.commit(replace(_write(alice, waiting), has_given_uid=True))
+    first, second = await alice.rows()
+    assert first.conversation_row == second.conversation_row
+
+
 async def test_a_turn_that_waits_counts_with_its_images(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

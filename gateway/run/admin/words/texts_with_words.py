@@ -85,8 +85,9 @@ def _find_blocks_with_any(blocks: Sequence[BlockRecord], queries: Sequence[str])
         for block in blocks:
             if has_words(block.value, query):
                 finding_queries[query] = None
-                part = cut_around_words(block.value, query, AROUND_CHARS)
-                found_blocks.setdefault(block.label, BlockWithWords(block.label, part))
+                if block.label not in found_blocks:
+                    part = cut_around_words(block.value, query, AROUND_CHARS)
+                    found_blocks[block.label] = BlockWithWords(block.label, part)
     return BlocksWithAny(tuple(finding_queries), tuple(found_blocks.values()))
 
 
