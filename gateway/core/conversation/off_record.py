@@ -41,7 +41,10 @@ def repeats_off_record(
         if not lacks_reply(match_point) or not any(map(is_result, exchange.inputs)):
             return False
         replied_exchanges = [each for each in tree.list_path(match_point) if not lacks_reply(each)]
-        return not tree.find_called_rows(replied_exchanges, messages)
+        # An answered call is not that of the result: some upstreams give the calls of each reply the same ids.
+        answered_rows = {each.parent for each in replied_exchanges if any(map(is_result, each.inputs))}
+        open_exchanges = [each for each in replied_exchanges if each.id not in answered_rows]
+        return not tree.find_called_rows(open_exchanges, messages)
     return ends_off_record(match_point)
 
 

@@ -104,7 +104,7 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
     The reply so far is stored, so that the part that was spoken is recognised later. It is not active. If the client
     named the response before by its id, the heard part of that response is stored now: the client sends it only once.
-    So it is if the client may name this response, from whose id the path is read.
+    The same holds for a stored response: the client may name it, and the path is read from its id.
     """
     if plan.query.path_length is not None or plan.query.makes_response:
         _store_heard(tree, plan, request_end.now)

@@ -264,9 +264,10 @@ class Tree:
         return without_space(read_text(questions[-1])) if questions else ""
 
     def find_called_rows(self, exchanges: Iterable[Exchange], results: Iterable[WireMessage]) -> set[int]:
-        """Returns the rows of those exchanges whose replies have a call of one of the results.
+        """Returns the rows of the exchanges with a call of one of the results.
 
-        exchanges: exchanges with their replies. results: messages; those that are no results do not count.
+        exchanges: exchanges with their replies.
+        results: messages; those that are no results do not count.
 
         Raises: MissingContents.
         """

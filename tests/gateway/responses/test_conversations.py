@@ -754,6 +754,26 @@ def test_a_late_result_goes_with_the_call_of_an_older_turn_without_its_question(
     assert items_of(world, conversation.id)[-2]["output"] == "Sunny"
 
 
+def test_a_result_of_a_deleted_call_is_not_that_of_an_older_call_with_its_id(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """Servers of open models number the calls of each reply from 0."""
+    conversation = world.sdk.conversations.create()
+    asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
+    result: Any = {"type": "function_call_output", "call_id": "call_0", "output": "Sunny"}
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"}, id="call_0")), say("It is sunny."))
+    respond(world, input="The weather?", **asked_with)
+    respond(world, input=[result], **asked_with)
+    upstream.queue(call_tools(Call("weather", {"city": "Oslo"}, id="call_0")))
+    respond(world, input="And in Oslo?", **asked_with)
+    for item in items_of(world, conversation.id)[4:]:
+        world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
+    items = items_of(world, conversation.id)
+    assert [each["type"] for each in items] == ["message", "function_call", "function_call_output", "message"]
+    respond(world, input=[result], **asked_with)
+    assert items_of(world, conversation.id) == items
+
+
 def test_the_calls_after_a_deleted_question_get_their_results(world: World, upstream: StrictUpstream) -> None:
     conversation = world.sdk.conversations.create()
     asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
