@@ -608,6 +608,8 @@ class _Connection(asyncio.Protocol):
     ) -> bool:
         async for event in events:
             if reply.cut_after == request.sent_events:
+                if request.sent_events:
+                    await asyncio.sleep(_CUT_PAUSE_S)
                 return False
             if request.sent_events in reply.hold_after:
                 await reply.hold_after[request.sent_events].wait(None)
@@ -629,6 +631,9 @@ class _Connection(asyncio.Protocol):
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
+# The pause before a connection is cut. An aiohttp client drops the events that it has not read when the connection is
+# lost, and a reply without events is sent by another upstream. A real network is no faster than this.
+_CUT_PAUSE_S = 0.02
 _JSON_TYPE = {"content-type": "application/json"}
 
 
