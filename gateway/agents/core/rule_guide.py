@@ -54,8 +54,8 @@ class RuleGuide:
         max_steps: the most steps of the turn.
         calls: the calls of earlier runs since the user's newest message.
         approval_tools: the names of the tools that a person has to approve, without a rule.
-        can_ask: a person can be asked for approval. If False, calls that need approval get an error.
-        has_later_message: a user's message follows the results of the first reply, and the rules start over with it.
+        can_ask: True if a person can be asked for approval. If False, calls that need approval get an error.
+        has_later_message: True if a user's message follows the results of the first reply; rules start over with it.
         """
         self._max_steps = max_steps
         self._approval_tools = approval_tools

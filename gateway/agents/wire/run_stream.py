@@ -103,7 +103,7 @@ class StepViewFactory(Struct, frozen=True):
     numbers: RunNumbers
     # The messages that the client wants, and their form.
     showing: Showing
-    # Replies are shown token by token; False: step by step.
+    # True: replies are shown token by token; False: step by step.
     by_token: bool
     # Returns seconds since the epoch.
     now: Callable[[], float]
@@ -143,7 +143,7 @@ class StepView(ClientView):
     numbers: RunNumbers
     # The messages that the client wants, and their form.
     showing: Showing
-    # Replies are shown token by token; False: step by step.
+    # True: replies are shown token by token; False: step by step.
     by_token: bool
     # Returns seconds since the epoch.
     now: Callable[[], float]

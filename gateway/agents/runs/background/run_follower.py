@@ -31,7 +31,7 @@ class _ReadPosition:
 
     # The number of the last event that the reader has; 0: the reader has none.
     number: int
-    # The run has a log: the reader has read it in this process or from the store.
+    # True: the run has a log, since the reader has read it in this process or from the store.
     is_logged: bool = False
 
 

@@ -380,8 +380,10 @@ def _make_record_of_rest(rest: Sequence[MessageRecord]) -> RemainingRecord:
     """Returns the record of the other messages of an exchange, with their numbers unless there are many of them."""
     if len(rest) == 1:
         [record] = rest
-        name = "What a tool returned for it" if record.role in RESULT_ROLES else "Its question"
-        name = "Its reply" if record.role == "assistant" else name
+        if record.role == "assistant":
+            name = "Its reply"
+        else:
+            name = "What a tool returned for it" if record.role in RESULT_ROLES else "Its question"
         return RemainingRecord(f"{name}: message {record.seq}.", kind="turn")
     if len(rest) > _MAX_NUMBERS:
         return RemainingRecord(f"What came with it: {len(rest)} messages.", kind="rest")
