@@ -20,6 +20,7 @@ import msgspec
 import openai
 
 from gateway.limits import Limits
+from gateway.run.background.retention import RETENTION
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.traces.otlp import OtlpSettings
 from storage.job_records import JobState
@@ -166,6 +167,15 @@ class World:
                     await asyncio.sleep(0.001)
 
         self.gateway.call(wait())
+
+    def wait_for_retention(self) -> None:
+        """Waits until the first job of the retention is enqueued and performed."""
+        background = self.gateway.app.services.background
+        assert background is not None
+        becomes(lambda: background.retention._period >= 0)
+        becomes(
+            lambda: not any(job.kind == RETENTION for job in self.gateway.call(self.store.jobs.list_newest()))
+        )
 
     def retry_job(self) -> None:
         """Waits until a job has failed, and has it tried again at once: a worker reads the clock once a second."""
@@ -385,9 +395,11 @@ def remember(
         # Maintenance runs in `pass_time` alone.
         app.services.background.report_outdated_index = lambda agent_row, messages=None: None
         app.services.background.maintenance.note_pending_edits = lambda: None
-        # The recovery at the start runs statements that no test counts.
+        # The work of the start runs statements that no test counts.
         becomes(lambda: all(each._has_recovered for each in find_schedules(app.services.background)))
         world = World(gateway, upstream, clock, file, statements)
+        if world.store.database.is_shared:
+            world.wait_for_retention()
         try:
             yield world
         finally:
