@@ -51,7 +51,9 @@ class SpokenText:
                 self._add(voice, text, "", index, is_shown=is_shown)
             elif voice is Voice.WORDS:
                 self._speaker = (index, voice)
-                blanks = choose_separator(self.text or draft.text or self.content_before, text)
+                blanks = choose_separator(
+                    self.words or draft.text or self.filler or self.content_before, text
+                )
                 self.words += choose_separator(self.words, text)
                 self._add(voice, text, blanks, index, is_shown=is_shown)
             elif not (self.text or draft.text) and text.strip():

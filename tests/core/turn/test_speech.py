@@ -162,6 +162,17 @@ def test_a_filler_is_spoken_once_and_only_into_silence() -> None:
     assert [c.shown_reply for c in loud._due if isinstance(c, SaveStep)] == [None]
 
 
+@pytest.mark.parametrize(("filler", "text"), [("One moment. ", "So."), ("One moment.", "So. ")])
+def test_words_after_a_filler_and_text_are_stored_as_they_stream(filler: str, text: str) -> None:
+    playbook = talk(is_chat=True) >> ReplyStarted(200, SSE)
+    look = orjson.dumps({"pre_exec_msg": filler}).decode()
+    skip(playbook >> Received([calls(call_piece(0, look, id="l", name="look"))]))
+    skip(playbook >> Received([chunk({"content": text})]))
+    skip(playbook >> Received([calls(call_piece(1, '{"message":"Done."}', id="m", name="send_message"))]))
+    skip(playbook >> Received([chunk({}, "length"), *make_stream(completion("", tokens=None))[-1:]]))
+    assert read_stream(playbook.client_body).text == playbook.outcome.text == "One moment. So. Done."
+
+
 def test_a_cut_reply_keeps_the_words_that_were_shown() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     pieces = [chunk({"content": "Hm."}), calls(call_piece(0, '{"message":"Hel', id="m", name="send_message"))]
