@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -58,8 +58,8 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.traces.tracer import Tracer
 
-# The time that calls and writes have to end when the services stop. Not measured: the process ends this much later for
-# each of them that hangs.
+# The most seconds that a stop waits for the calls, and again for the writes, to end. Not measured: the process ends
+# this much later for each of them that hangs.
 DRAIN_S = 5.0
 # The pause between two attempts to read the key of traces from a store that cannot be used. Not measured: each attempt
 # is one read.
@@ -156,28 +156,24 @@ class Services:
         self.settings = settings
         self.store = store
         self._performs_jobs = performs_jobs
-        limits = limits or Limits()
-        self.limits = limits
+        self.limits = limits = limits or Limits()
         clock = clock or (store.read_shared_clock if store.database.is_shared else time.time)
-        now = SteadyClock(clock)
-        self.now = now
+        self.now = now = SteadyClock(clock)
         self._tasks: list[asyncio.Task[None]] = []
         # Set while no request is being answered.
         self.idle = asyncio.Event()
-        metrics = Metrics()
-        self.metrics = metrics
+        self.metrics = metrics = Metrics()
         _watch_store(metrics, store)
         # Runs that no client waits for have connections of their own, unless the caller gives the providers.
         self._run_providers = make_providers(settings) if providers is None else {}
-        providers = make_providers(settings) if providers is None else providers
-        self.providers = providers
+        self.providers = providers = make_providers(settings) if providers is None else providers
         # One provider for each upstream: an upstream's other keys list the same models.
         upstream_names = [upstream.name for upstream in settings.upstreams]
         first_keys = {name: providers[name] for name in upstream_names if name in providers}
         self.models = ModelList(settings, first_keys, int(now()), limits.models_refresh_s)
         self._embedder = make_embedder(settings)
         self.tracer: Tracer | None = None if otlp is None else make_tracer(settings, otlp, providers, metrics)
-        self.accounting = Accounting(
+        self.accounting = accounting = Accounting(
             settings=settings,
             store=store,
             now=now,
@@ -186,31 +182,20 @@ class Services:
             tracer=self.tracer,
             takes_requests=takes_requests,
         )
-        self.background = self._make_background()
-        self.embed_query = self.background.embed_query
-        self._make_chat(make_agents)
-        self._make_operations()
-        store.database.add_failure_listener(_log_failure)
-        store.database.add_recovery_listener(self._reinstall_keys)
-
-    def _make_background(self) -> BackgroundServices:
-        return BackgroundServices(
-            settings=self.settings,
-            store=self.store,
-            metrics=self.metrics,
-            now=self.now,
-            make_provider=partial(make_separate_provider, self.settings),
+        self.background = BackgroundServices(
+            settings=settings,
+            store=store,
+            metrics=metrics,
+            now=now,
+            make_provider=partial(make_separate_provider, settings),
             embedder=self._embedder,
-            limits=self.limits,
-            accounting=self.accounting,
+            limits=limits,
+            accounting=accounting,
         )
-
-    def _make_chat(self, make_agents: AgentServicesFactory | None) -> None:
-        """Makes the services that answer chat completions, and the services that answer other dialects through them."""
-        settings, store, now, limits = self.settings, self.store, self.now, self.limits
+        self.embed_query = self.background.embed_query
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
-        failover = Failover(settings, self.providers, self.metrics)
-        turn_services = TurnServices(PendingWrites(), self.metrics, make_turn_limits(settings, limits))
+        failover = Failover(settings, providers, metrics)
+        turn_services = TurnServices(PendingWrites(), metrics, make_turn_limits(settings, limits))
         directory = Directory(settings)
         self.agents = None
         if make_agents is not None:
@@ -218,23 +203,21 @@ class Services:
                 settings,
                 keeper,
                 failover,
-                background_failover=failover.with_providers(self._run_providers or self.providers),
+                background_failover=failover.with_providers(self._run_providers or providers),
                 turn_services=turn_services,
                 limits=limits,
                 specs=directory.specs,
                 background_services=self.background,
-                accounting=self.accounting,
+                accounting=accounting,
             )
-        chat_agents = NoAgents(keeper) if self.agents is None else self.agents.chat
-        limiter = self.accounting.limiter
         self.chat = Chat(
             settings=settings,
             keeper=keeper,
             failover=failover,
             turn_services=turn_services,
             directory=directory,
-            agents=chat_agents,
-            limiter=limiter,
+            agents=NoAgents(keeper) if self.agents is None else self.agents.chat,
+            limiter=accounting.limiter,
         )
         self.native_chat = NativeChat(self.chat)
         dialect = ShownResponses()
@@ -243,20 +226,16 @@ class Services:
             chat=self.chat,
             dialect=dialect,
             now=now,
-            receipts=self.accounting.receipts,
-            limiter=limiter,
+            receipts=accounting.receipts,
+            limiter=accounting.limiter,
             runs=ResponseRuns(store, turn_services, dialect),
         )
         self.background_responses = BackgroundResponses(response_services, self.background.count_attempt)
-        self.accounting.meter.add_write_listener(self.background_responses.maker.drop_ended)
-
-    def _make_operations(self) -> None:
-        """Makes the operations on memory for operators, users and programs."""
-        settings, store, now = self.settings, self.store, self.now
+        accounting.meter.add_write_listener(self.background_responses.maker.drop_ended)
         self.requests = RequestLog(now)
         store.forgetting.add_forget_listener(self.requests.note_forgetting)
         self.sign_in = SignIn(store, now, is_enabled=settings.ui.enabled)
-        self.mcp = make_mcp_memory(settings, store, self.embed_query, now, self.accounting)
+        self.mcp = make_mcp_memory(settings, store, self.embed_query, now, accounting)
         self.imports = make_import_operations(settings, store, now, idle=self.idle)
         self.page = make_page_operations(
             settings,
@@ -264,8 +243,10 @@ class Services:
             sign_in=self.sign_in,
             log=self.requests,
             embed_query=self.embed_query,
-            passed_over=self.chat.failover.find_passed_over,
+            passed_over=failover.find_passed_over,
         )
+        store.database.add_failure_listener(_log_failure)
+        store.database.add_recovery_listener(self._reinstall_keys)
 
     async def start(self) -> None:
         """Starts the background work, until `stop`."""
@@ -307,28 +288,36 @@ class Services:
                 await asyncio.sleep(_TRACE_KEY_S)
 
     async def stop(self) -> None:
-        """Stops the background work, then the store, then the upstreams: each of them uses those that stop later."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.chat.turn_services.pending.drain(DRAIN_S)
-        await self.mcp.drain(DRAIN_S)
-        await self.background.drain(DRAIN_S)
+        """Stops the background work, then the store, then the upstreams: each of them uses those that stop later.
+
+        If a step fails, the later steps run all the same, and the error is raised then.
+        """
+        async with AsyncExitStack() as stack:
+            # The stack calls the last one first.
+            if self.tracer is not None:
+                stack.push_async_callback(asyncio.to_thread, self.tracer.stop)
+            if self._embedder is not None:
+                stack.push_async_callback(self._embedder.aclose)
+            if self.agents is not None:
+                stack.push_async_callback(self.agents.aclose)
+            stack.push_async_callback(self.background.aclose)
+            for provider in (*self.providers.values(), *self._run_providers.values()):
+                stack.push_async_callback(provider.aclose)
+            stack.push_async_callback(self.store.close)
+            stack.push_async_callback(self.imports.aclose)
+            stack.push_async_callback(self.page.forgetting.aclose)
+            stack.push_async_callback(self._write_last_counts)
+            stack.push_async_callback(self.background.drain, DRAIN_S)
+            stack.push_async_callback(self.mcp.drain, DRAIN_S)
+            stack.push_async_callback(self.chat.turn_services.pending.drain, DRAIN_S)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _write_last_counts(self) -> None:
         with suppress(StoreError):  # the store has logged the error
             await self.accounting.meter.write()
             await self.accounting.limiter.leave()
-        await self.page.forgetting.aclose()
-        await self.imports.aclose()
-        await self.store.close()
-        for provider in (*self.providers.values(), *self._run_providers.values()):
-            await provider.aclose()
-        await self.background.aclose()
-        if self.agents is not None:
-            await self.agents.aclose()
-        if self._embedder is not None:
-            await self._embedder.aclose()
-        if self.tracer is not None:
-            await asyncio.to_thread(self.tracer.stop)
 
     def _reinstall_keys(self) -> None:
         """Adds the settings' keys to a store that works again, since an operator may have restored an older file."""

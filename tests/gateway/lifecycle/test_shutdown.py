@@ -17,7 +17,11 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from adapters.scripted import ScriptedProvider
 from gateway.limits import Limits
+from gateway.services import Services
+from gateway.settings import Settings
+from storage.errors import StoreClosed
 from storage.sql.store import Store
 from storage.sqlite.lock import find_lock_owner
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -331,3 +335,30 @@ def test_the_next_start_finds_everything(upstream: StrictUpstream, database: Pat
             assert reply.status == 200
     places = shown(database, "SELECT depth, parent FROM exchanges ORDER BY id")
     assert places == [(0, None), (1, 1), (2, 2)]
+
+
+class BrokenProvider(ScriptedProvider):
+    """A provider that fails when it is closed."""
+
+    async def aclose(self) -> None:
+        raise OSError("the connection cannot be closed")
+
+
+class NotedProvider(ScriptedProvider):
+    """A provider that notes that it was closed."""
+
+    is_closed = False
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_provider_that_cannot_be_closed_leaves_no_other_open(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "m.db")
+    others = NotedProvider(), NotedProvider()
+    services = Services(Settings(), store, {"a": others[0], "b": BrokenProvider(), "c": others[1]})
+    with pytest.raises(OSError, match="cannot be closed"):
+        await services.stop()
+    assert [other.is_closed for other in others] == [True, True]
+    with pytest.raises(StoreClosed):
+        await store.secrets.load_key("traces")
