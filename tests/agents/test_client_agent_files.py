@@ -315,6 +315,21 @@ def test_most_tokens_of_0_are_no_bound_in_a_file_and_an_error_elsewhere(
     assert refused.value.status_code == 422
 
 
+def test_two_calls_of_one_id_in_a_message_go_upstream_with_ids_of_their_own(world: LettaWorld) -> None:
+    def repeat_call(file: File) -> None:
+        reply, result = agent_of(file)["messages"][2:4]
+        reply["tool_calls"] *= 2
+        (first,) = result["tool_returns"]
+        result["tool_returns"] = [first, {**first, "func_response": "Order 8 is sent."}]
+
+    (id,) = bring_in(world, changed(repeat_call))
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
+    world.letta.agents.messages.create(id, input="One more pen, please.")
+    reply, *results = world.upstream.last.messages[2:5]
+    assert [call["id"] for call in reply["tool_calls"]] == [result["tool_call_id"] for result in results]
+    assert [result["content"].split(" is")[0] for result in results] == ["Order 7", "Order 8"]
+
+
 def with_source(kind: str, source: str) -> File:
     file = copy.deepcopy(LETTA_FILE)
     file["tools"][2].update(source_type=kind, source_code=source)

@@ -25,18 +25,26 @@ def read_messages(
     messages = list(enumerate(file_messages))[1 if begins_with_prompt else 0 :]
     accepted: list[PortableMessage] = []
     left_out = {index for index, message in messages if message.role not in FILE_ROLES}
-    # The calls of the last reply that have no result yet. A summary on Letta's server may have replaced other calls.
-    open_call_ids: set[str] = set()
+    # The calls of the last reply that have no result yet: their ids in the file by their stored ids. A summary on
+    # Letta's server may have replaced other calls.
+    open_calls: dict[str, str] = {}
     for index, file_message in _join_approval_requests(messages):
-        for portable_message in read_file_message(file_message, now, is_text_thought=is_text_thought):
+        calls = file_message.tool_calls or []
+        file_ids = _make_distinct_ids(calls)
+        distinct_calls = [replace(call, id=call_id) for call, call_id in zip(calls, file_ids, strict=True)]
+        distinct_message = replace(file_message, tool_calls=distinct_calls)
+        for portable_message in read_file_message(distinct_message, now, is_text_thought=is_text_thought):
             message = portable_message.message
             if message["role"] != "tool":
-                open_call_ids = {str(call["id"]) for call in message.get("tool_calls") or ()}
-            elif message["tool_call_id"] in open_call_ids:
-                open_call_ids.remove(message["tool_call_id"])
+                open_calls = file_ids if "tool_calls" in message else {}
             else:
-                left_out.add(index)
-                continue
+                result_id = message["tool_call_id"]
+                answered_id = next((key for key, file_id in open_calls.items() if file_id == result_id), None)
+                if answered_id is None:
+                    left_out.add(index)
+                    continue
+                del open_calls[answered_id]
+                message["tool_call_id"] = answered_id
             accepted.append(portable_message)
     return accepted, sorted(left_out)
 
@@ -56,4 +64,15 @@ def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iter
                 continue
         replies.append((index, message, [*calls]))
     for index, message, calls in replies:
-        yield index, replace(message, tool_calls=calls) if calls else message
+        yield index, replace(message, tool_calls=calls)
+
+
+def _make_distinct_ids(calls: Iterable[FileCall]) -> dict[str, str]:
+    """Returns the ids of a reply's calls in the file, by distinct ids; providers refuse a reply with an id twice."""
+    file_ids: dict[str, str] = {}
+    for call in calls:
+        distinct_id = call.id
+        while distinct_id in file_ids:
+            distinct_id += "_"
+        file_ids[distinct_id] = call.id
+    return file_ids

@@ -9,11 +9,10 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time, split_lines
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import find_tool_entry
+from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.run.tools.toolbox import ToolAnswer
-from storage.definition_records import Definition
 
-# The types of built-in tools; a tool without an entry has the type "letta_core".
+# The types of built-in tools by name. A built-in tool without an entry has the type "letta_core".
 _TYPES = {
     **dict.fromkeys(("core_memory_append", "core_memory_replace", "memory"), "letta_memory_core"),
     **dict.fromkeys(
@@ -26,54 +25,34 @@ _TYPES = {
 
 
 def render_tool(tool: ToolView) -> dict[str, Any]:
-    """Returns the JSON of a tool."""
-    if tool.definition is not None:
-        return _render_defined_tool(tool.definition)
-    entry = find_tool_entry(tool.name)
-    schema = {"name": tool.name} if entry is None else entry["function"]
-    # The uid is the same in every store.
-    return _render_tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))
-
-
-def _render_defined_tool(record: Definition) -> dict[str, Any]:
-    """Returns the JSON of a tool that a caller has defined."""
-    tool = ToolDefinition.of(record.body)
-    is_mcp = tool.source_type == "mcp"
+    """Returns the JSON of a tool. The JSON of a built-in tool has no times."""
+    record = tool.definition
+    if record is None:
+        definition = ToolDefinition({"name": tool.name, **BUILT_IN_TOOLS[tool.name].schema})
+        tool_type, times = _TYPES.get(tool.name, "letta_core"), {}
+    else:
+        definition = ToolDefinition.of(record.body)
+        tool_type = "external_mcp" if definition.source_type == "mcp" else "custom"
+        times = {"created_at": render_time(record.created), "updated_at": render_time(record.updated)}
     return {
-        **_render_tool_fields(record.uid, record.name, tool.schema, "external_mcp" if is_mcp else "custom"),
-        "description": tool.description or tool.schema.get("description") or None,
-        "source_type": tool.source_type,
-        "source_code": None if is_mcp else tool.source or None,
-        "tags": list(tool.tags),
-        "return_char_limit": tool.result_chars,
-        "default_requires_approval": tool.needs_approval,
-        "enable_parallel_execution": tool.is_parallel,
-        "metadata_": tool.metadata,
-        "created_at": render_time(record.created),
-        "updated_at": render_time(record.updated),
-    }
-
-
-def _render_tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) -> dict[str, Any]:
-    """Returns the JSON of a tool with the values that most tools have."""
-    return {
-        "id": ids.make_id("tool", uid),
-        "name": name,
+        "id": ids.make_id("tool", tool.uid),
+        "name": tool.name,
         "tool_type": tool_type,
-        "description": schema.get("description") or None,
-        "source_type": "python",
-        "source_code": None,
-        "json_schema": schema,
-        "args_json_schema": schema.get("parameters"),
-        "tags": [],
-        "return_char_limit": 50_000,
+        "description": definition.description or definition.schema.get("description") or None,
+        "source_type": definition.source_type,
+        "source_code": None if definition.source_type == "mcp" else definition.source or None,
+        "json_schema": definition.schema,
+        "args_json_schema": definition.schema.get("parameters"),
+        "tags": list(definition.tags),
+        "return_char_limit": definition.result_chars,
         "pip_requirements": None,
         "npm_requirements": None,
-        "default_requires_approval": False,
-        "enable_parallel_execution": False,
-        "metadata_": {},
+        "default_requires_approval": definition.needs_approval,
+        "enable_parallel_execution": definition.is_parallel,
+        "metadata_": definition.metadata,
         "project_id": None,
         **NO_AUTHORS,
+        **times,
     }
 
 

@@ -28,6 +28,8 @@ _NEEDS_SERVICE = (
 # The tools that one read returns.
 _PAGE = 200
 _BUILT_IN_NAMES = {uid: name for name, uid in BUILT_IN_UIDS.items()}
+# The numbers that sort the built-in tools in lists: before every row, in the order of `BUILT_IN_TOOLS`.
+_SORT_KEYS = {name: index - len(BUILT_IN_TOOLS) for index, name in enumerate(BUILT_IN_TOOLS)}
 
 
 class ToolView(Struct, frozen=True):
@@ -74,8 +76,8 @@ class ToolRegistry:
         high = LAST_NUMBER if last is None else await self._get_sort_key(project, last)
         built_in = [
             make_built_in(built_in_name)
-            for built_in_name in BUILT_IN_TOOLS
-            if low < _make_sort_key(built_in_name) < high
+            for built_in_name, sort_key in _SORT_KEYS.items()
+            if low < sort_key < high
             and name in (None, built_in_name)
             and (name_part or "").lower() in built_in_name
         ]
@@ -196,7 +198,7 @@ class ToolRegistry:
 
     async def _get_sort_key(self, project: str, uid: str) -> int:
         tool = await self.get(project, uid)
-        return _make_sort_key(tool.name) if tool.definition is None else tool.definition.id
+        return _SORT_KEYS[tool.name] if tool.definition is None else tool.definition.id
 
 
 def make_built_in(name: str) -> ToolView:
@@ -207,11 +209,6 @@ def make_built_in(name: str) -> ToolView:
 def number_tool(tool: ToolView) -> int:
     """Returns the number of a tool in agents' attachments: its row, or a negative number for a built-in tool."""
     return BUILT_IN_NUMBERS[tool.name] if tool.definition is None else tool.definition.id
-
-
-def _make_sort_key(name: str) -> int:
-    """Returns the number that sorts a built-in tool in lists: before every row, in the order of `BUILT_IN_TOOLS`."""
-    return list(BUILT_IN_TOOLS).index(name) - len(BUILT_IN_TOOLS)
 
 
 def _make_view(definition: Definition) -> ToolView:
