@@ -20,7 +20,8 @@ from gateway.core.imports.records import (
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS
 
 _BULLET: Final = re.compile(r"^(?:[-*+\u2022\u00b7]|\d{1,4}[.)])\s+")
-_DATE: Final = re.compile(r"^\[(\d{4}-\d{2}-\d{2})\]\s*(?:[-\u2013\u2014:]\s+)?")
+# Claude's prompt for the memories of another assistant asks for `[unknown]` where no date is known.
+_DATE: Final = re.compile(r"^\[(\d{4}-\d{2}-\d{2}|unknown)\]\s*(?:[-\u2013\u2014:]\s+)?")
 _HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
 
 

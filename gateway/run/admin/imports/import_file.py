@@ -43,8 +43,8 @@ MAX_LINE_BYTES: Final = 10_000_000
 MAX_GATHERED_CONVERSATIONS: Final = 200_000
 # The bytes of a file's beginning, which show its format. A line that is too long is skipped in pieces of this size.
 _HEAD_BYTES: Final = 64 << 10
-# The beginning of a line of a list of facts with dates, which is no JSON.
-_DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
+# The beginning of a line of a list of facts with dates (`simple_formats.read_fact`), which is no JSON.
+_DATED_LINE: Final = re.compile(rb"\[(?:\d{4}-\d{2}-\d{2}|unknown)\]")
 _READERS: Final[dict[str, Callable[[Any], SourceConversation | Unreadable]]] = {
     "chatgpt": chatgpt.read_conversation,
     "claude": claude.read_conversation,
