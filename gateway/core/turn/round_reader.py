@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import orjson
 from msgspec import Struct
 
 from adapters.json_escapes import read_json
@@ -26,7 +27,7 @@ from gateway.core.turn.round import AS_BODY, AS_EVENTS, DONE_EVENT, Round
 from gateway.core.turn.split_characters import SplitCharacters
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEventForm
-from gateway.core.turn.upstream_error import find_openai_error
+from gateway.core.turn.upstream_error import find_choice_error, find_openai_error
 from gateway.core.usage.reported import find_usage
 from gateway.errors import GatewayError, UpstreamReplyBroken
 
@@ -163,6 +164,8 @@ class RoundReader:
         choices = parsed.get("choices") if isinstance(parsed, dict) else None
         if not isinstance(choices, list) or parsed.get("error"):
             return ErrorReply(body)
+        if (choice_error := self._find_choice_error(parsed)) is not None:
+            return ErrorReply(orjson.dumps({"error": choice_error}))
         usage = parsed.get("usage")
         if self._round.form is AS_EVENTS:
             # The client is reading events, so the body becomes events, with its usage in a chunk of its own.
@@ -258,6 +261,8 @@ class RoundReader:
                 fields = chunk.get("error")
                 is_openai_form = isinstance(fields, dict) and fields.get("message") == error["message"]
                 return ErrorEvent(error, event.raw if is_openai_form else None)
+        if (choice_error := self._find_choice_error(chunk)) is not None:
+            return ErrorEvent(choice_error, raw=None)
         deltas = as_deltas(chunk)
         has_more = False
         if (
@@ -274,6 +279,10 @@ class RoundReader:
         # An event with more than its deltas loses its own bytes: clients look for content in deltas alone.
         self._add_chunk(deltas, None if has_more else event.raw, event.name)
         return None
+
+    def _find_choice_error(self, reply: Json) -> Json | None:
+        """Returns the error in a choice. None: no error, or the client reads chat completions and finds it itself."""
+        return None if self._view.speaks_chat else find_choice_error(reply)
 
     def _find_undelivered_fields(self, message: Json) -> Json:
         """Returns the fields of a whole reply at the end of a stream that the deltas before it did not have."""

@@ -12,6 +12,7 @@ from gateway.core.turn.commands import Command
 from gateway.core.turn.round import AS_BODY, AS_EVENTS, Round
 from gateway.core.turn.states import READING, RUNNING_TOOLS, TurnState
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.upstream_error import find_openai_error_of_body, read_error_status
 from gateway.errors import UpstreamReplyBroken
 
 
@@ -74,6 +75,8 @@ class SentReply:
         """
         status, headers = current_round.status, current_round.headers
         client_body = self._view.render_error_body(status, body)
+        if client_body is None and status < 400 and find_openai_error_of_body(body) is not None:
+            status = read_error_status(error)  # of a completion with an error in it
         if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
             client_body = self._view.render_error_body(status, orjson.dumps({"error": error}))
         if client_body is None:

@@ -1,8 +1,9 @@
 """Reads the errors of upstreams, each in its own form, into OpenAI's error object.
 
-`find_openai_error` reads a chunk, `find_openai_error_of_body` a body, `make_openai_error_of_reply` a reply that has
-failed. `find_error_in_success_body` and `find_error_in_first_event` read replies under a status of success,
-`find_stream_exception` the events of a stream that has begun. `gateway.core.turn.refusal` judges these errors.
+`find_openai_error` and `find_choice_error` read a chunk, `find_openai_error_of_body` a body,
+`make_openai_error_of_reply` a reply that has failed. `find_error_in_success_body` and `find_error_in_first_event` read
+replies under a status of success, `find_stream_exception` the events of a stream that has begun.
+`gateway.core.turn.refusal` judges these errors.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import orjson
 from adapters.json_escapes import read_json
 from adapters.types import Event, Json
 from gateway.core.json_limits import is_too_deep
-from gateway.core.lenient import as_object, decode_object
+from gateway.core.lenient import as_list, as_object, decode_object
+from gateway.core.turn.chunks import is_first_choice
 from gateway.core.turn.context_length import find_context_length, is_too_long
 from gateway.errors import UpstreamRefused, UpstreamReplyBroken
 
@@ -80,6 +82,14 @@ def find_openai_error(chunk: Json, name: str | None = None) -> Json | None:
     if not isinstance(message, str) or not message:  # Mistral's message may be an object
         shaped["message"] = orjson.dumps(message).decode() if message else "The upstream reported an error"
     return shaped
+
+
+def find_choice_error(reply: Json) -> Json | None:
+    """Returns the error in the first choice of a chunk or a body, in OpenAI's form; None: no error (OpenRouter)."""
+    for choice in as_list(reply.get("choices")):
+        if is_first_choice(choice) and choice.get("error"):
+            return find_openai_error(choice)
+    return None
 
 
 def _find_error_by_code(fields: Json) -> Json | None:

@@ -17,6 +17,7 @@ from tests.doubles.upstream import Reply, StrictUpstream, raw, say
 from tests.gateway.messages.sdk import Talk
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes
+from tests.server import chat_upstreams
 
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -187,3 +188,45 @@ def test_an_event_that_cannot_be_read_ends_a_translated_stream_with_an_error(
     with pytest.raises(anthropic.APIError, match="no JSON"):
         Talk(world, stream=True).say("Hi")
     assert Talk(world, stream=True).say("Hi") == "So it is."
+
+
+FAILED = {"error": {"code": 429, "message": "Out of room"}}
+
+
+@pytest.mark.parametrize("place", ["body", "choice"])
+@pytest.mark.parametrize("path", ["responses", "messages"])
+def test_an_error_within_a_completion_is_an_error_in_dialects_without_a_place_for_it(
+    upstream: StrictUpstream, tmp_path: Path, path: str, place: str
+) -> None:
+    """OpenRouter's replies are so when the upstream that it chose fails in the middle."""
+    in_body, in_choice = (FAILED, {}) if place == "body" else ({}, FAILED)
+    choice = {"index": 0, "finish_reason": "error", **in_choice}
+    message = {"role": "assistant", "content": "So"}
+    body = {**CHUNK, "object": "chat.completion", "choices": [{**choice, "message": message}], **in_body}
+    chunk = {**CHUNK, "choices": [{**choice, "delta": {"content": ""}}], **in_body}
+    field, limit = ("input", {}) if path == "responses" else ("messages", {"max_tokens": 99})
+    request = {"model": "m", **limit, field: [{"role": "user", "content": "Hi"}]}
+    with remember(upstream, tmp_path, upstreams=chat_upstreams(upstream)) as world:
+        upstream.queue(
+            raw(orjson.dumps(body), content_type="application/json"),
+            raw(SO, b"data: %b\n\n" % orjson.dumps(chunk), DONE),
+        )
+        whole_reply = world.gateway.ask("POST", f"/v1/{path}", json.dumps(request).encode())
+        assert whole_reply.status == 429
+        assert json.loads(whole_reply.body)["error"]["message"] == "Out of room"
+        streamed = world.gateway.ask("POST", f"/v1/{path}", json.dumps({**request, "stream": True}).encode())
+        last_event = json.loads(streamed.body.strip().rsplit(b"data: ", 1)[1])
+        assert last_event.get("response", last_event)["error"]["message"] == "Out of room"
+
+
+def test_an_application_finds_the_error_in_a_choice_of_a_chat_completion(
+    world: World, upstream: StrictUpstream
+) -> None:
+    choice = {"index": 0, "finish_reason": "error", **FAILED}
+    last = b"data: %b\n\n" % orjson.dumps({**CHUNK, "choices": [{**choice, "delta": {"content": ""}}]})
+    body = whole(choices=[{**choice, "message": {"role": "assistant", "content": "So"}}])
+    upstream.queue(raw(SO, last, DONE), raw(body, content_type="application/json"))
+    hello = [{"role": "user", "content": "Hi"}]
+    assert world.post(hello, user="alice", stream=True).body == SO + last + DONE
+    reply = world.post(hello, user="bob")
+    assert (reply.status, reply.body) == (200, body)
