@@ -95,14 +95,15 @@ class ConnectionPool:
         Raises: StoreUnavailable (StoreTimeout if none was free in time).
 
         wait_s: the seconds that the caller waits for a connection that is in use; None: as long as it takes.
-        opening_s: the seconds that the caller waits for a connection that is opened for it; None: `wait_s`.
+        opening_s: the seconds that the caller waits in all if a connection is opened for it; None: `wait_s`.
         """
+        opening_deadline = None if opening_s is None else self._loop.time() + opening_s
         wait_key = object()
         if not is_bulk:
             self._waiting_since[wait_key] = self._loop.time()
         try:
             async with asyncio.timeout(wait_s) as timeout:
-                return await self._acquire_when_up(timeout, opening_s, is_bulk=is_bulk)
+                return await self._acquire_when_up(timeout, opening_deadline, is_bulk=is_bulk)
         except TimeoutError:
             self.server.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
@@ -111,7 +112,7 @@ class ConnectionPool:
             self._waiting_since.pop(wait_key, None)
 
     async def _acquire_when_up(
-        self, timeout: asyncio.Timeout, opening_s: float | None, *, is_bulk: bool
+        self, timeout: asyncio.Timeout, opening_deadline: float | None, *, is_bulk: bool
     ) -> RawConnection:
         while True:
             await self.server.wait_until_known()
@@ -122,19 +123,21 @@ class ConnectionPool:
             self._bulk_count += is_bulk
             raw = None
             try:
-                raw = self.acquire_idle() or await self._open_or_wait(timeout, opening_s)
+                raw = self.acquire_idle() or await self._open_or_wait(timeout, opening_deadline)
             finally:
                 if raw is None and is_bulk:
                     self._free_bulk()
             if raw is not None:
                 return raw
 
-    async def _open_or_wait(self, timeout: asyncio.Timeout, opening_s: float | None) -> RawConnection | None:
+    async def _open_or_wait(
+        self, timeout: asyncio.Timeout, opening_deadline: float | None
+    ) -> RawConnection | None:
         """Returns a new connection, or the next that becomes free; None if the caller must ask again."""
         if len(self._open) + self._opening_count >= self._limits.size:
             return await self._waiting.wait()
-        if opening_s is not None:
-            timeout.reschedule(self._loop.time() + opening_s)
+        if opening_deadline is not None:
+            timeout.reschedule(opening_deadline)
         # A caller that gives up leaves its connection to the next caller. Otherwise the pool would never grow where
         # opening a connection takes longer than a read waits.
         # Counted before the task begins, since other callers may come first.

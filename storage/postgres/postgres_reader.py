@@ -47,29 +47,35 @@ class PostgresReader:
             return await self._read(operation, None, self._limits.long_read_timeout_s)
 
     async def _read(self, operation: Operation[T], deadline_ms: float | None, default_s: float) -> T:
-        """Runs a read. default_s: the seconds that the read may take if it has no deadline."""
+        """Runs a read. If the server refuses a text in it, it is run again with its texts replaced, within its time.
+
+        default_s: the seconds that the read may take if it has no deadline.
+        """
         limit_ms = choose_deadline_ms(deadline_ms)
-        timeout_s = default_s if limit_ms is None else limit_ms / 1000
+        deadline = self._loop.time() + (default_s if limit_ms is None else limit_ms / 1000)
         try:
-            return await self._read_by(PostgresConnection, operation, timeout_s)
+            return await self._read_by(PostgresConnection, operation, deadline)
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._read_by(MendingConnection, operation, timeout_s)
+        return await self._read_by(MendingConnection, operation, deadline)
 
     async def _read_by(
-        self, connection_type: type[PostgresConnection], operation: Operation[T], timeout_s: float
+        self, connection_type: type[PostgresConnection], operation: Operation[T], deadline: float
     ) -> T:
-        """Returns the result of an operation. connection_type: the type of the connection that the operation gets.
+        """Returns the result of an operation.
+
+        connection_type: the type of the connection that the operation gets.
+        deadline: the time by which the read must have ended, by the loop's clock.
 
         Raises: StoreTimeout, StoreUnavailable, and the operation's own errors.
         """
         pool = self._pool
-        deadline = self._loop.time() + timeout_s
         pool.server.check()
+        remaining_s = deadline - self._loop.time()
         raw = pool.acquire_idle() or await pool.acquire(
-            wait_s=min(timeout_s, self._limits.acquire_timeout_s),
-            opening_s=min(timeout_s, self._limits.connect_timeout_s),
+            wait_s=min(remaining_s, self._limits.acquire_timeout_s),
+            opening_s=min(remaining_s, self._limits.connect_timeout_s),
         )
         try:
             result = await operation(connection_type(raw, deadline, self._loop))

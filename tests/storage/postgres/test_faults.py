@@ -251,6 +251,23 @@ async def test_a_read_past_its_deadline_is_too_slow_and_its_connection_is_used_a
     assert store.health.ok
 
 
+async def test_a_read_that_is_repeated_with_other_texts_gets_no_second_deadline(
+    open_store: OpenStore,
+) -> None:
+    """PostgreSQL refuses U+0000 in a text."""
+    store: Store = await open_store(limits=PATIENT)
+
+    async def read_late(connection: Connection) -> object:
+        try:
+            return await connection.fetch_value("SELECT $1::text", ("a\0b",))
+        finally:
+            await asyncio.sleep(0.5)  # the deadline
+
+    with pytest.raises(StoreTimeout):
+        await store.database.read(read_late, deadline_ms=500)
+    assert store.health.ok
+
+
 async def test_a_network_that_swallows_everything_is_noticed(open_store: OpenStore, proxy: Proxy) -> None:
     store: Store = await open_store(path=proxy.url, limits=QUICK)
     proxy.stall()

@@ -118,6 +118,27 @@ async def test_a_connection_that_is_opened_is_waited_for_longer(server: Server) 
     await pool.close(1)
 
 
+async def test_the_wait_before_an_opening_is_part_of_its_time(server: Server) -> None:
+    """Else a read that waits first takes up to twice its deadline."""
+    pool = await open_pool(size=1)
+    raw = await pool.acquire()
+    server.go_on.clear()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 0.1
+    opening = asyncio.create_task(pool.acquire(wait_s=0.1, opening_s=0.1))
+    await asyncio.sleep(0.05)
+    raw.terminate()
+    pool.release(raw)  # it is lost, so that the caller opens another one
+    await asyncio.sleep(deadline - loop.time())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert opening.done()
+    with pytest.raises(StoreTimeout):
+        await opening
+    server.go_on.set()
+    await pool.close(1)
+
+
 async def test_no_more_connections_are_opened_than_the_pool_has_room_for(server: Server) -> None:
     """Also by callers that come at once."""
     pool = await open_pool(size=3)
