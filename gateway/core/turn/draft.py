@@ -52,7 +52,10 @@ class MessageDraft(ReplyUsage):
     )
 
     def __init__(self, call_id_prefix: str = "") -> None:
-        """Makes a message without deltas. call_id_prefix: `ClientView.call_id_prefix`."""
+        """Makes a message without deltas.
+
+        call_id_prefix: `ClientView.call_id_prefix`, with the number of the round.
+        """
         self._call_id_prefix = call_id_prefix
         # The fields in the order in which they came. A field with text has its pieces in `_texts`.
         self._fields: Json = {}

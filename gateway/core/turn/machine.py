@@ -532,7 +532,7 @@ class Turn:
             terms = replace(terms, asides=None)
         content_before = "" if terms.shows_steps else self._earlier_rounds.content
         filler, self._next_filler = self._next_filler, ""
-        self._round = Round(terms, self._view, self._round.form, content_before, filler)
+        self._round = Round(terms, self._view, self._round.form, content_before, filler, self._reply_count)
         self._reader = RoundReader(self._round, terms, self._view, self._earlier_rounds.turn_usage_maker)
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:

@@ -57,12 +57,14 @@ class Round:
         form: ReplyForm | None,
         content_before: Any = "",
         filler: str = "",
+        number: int = 0,
     ) -> None:
         """Begins without a reply.
 
         form: the form in which the client is answered so far; None: the reply decides.
         content_before: the content of the rounds before, a text or a list of parts.
         filler: the filler that was sent after the previous reply was stored.
+        number: the number of the round in its turn, from 0 on.
         """
         # The form in which the client is answered; None: not known yet.
         self.form = form
@@ -73,7 +75,7 @@ class Round:
         # The headers of the reply.
         self.headers: tuple[Header, ...] = ()
         # The message, as far as it has come.
-        self.draft = MessageDraft(view.call_id_prefix)
+        self.draft = MessageDraft(view.call_id_prefix and f"{view.call_id_prefix}_{number}")
         # The events from the finish_reason on, which wait for the end.
         self.tail: list[ReplyEvent] = []
         # The upstream's event `[DONE]`.

@@ -14,9 +14,13 @@ from pydantic import TypeAdapter
 from gateway.core.conversation.private import with_private
 from gateway.core.turn.chunks import make_delta
 from gateway.core.turn.client_view import ReplyEvent
-from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.commands import CallModel, End, RunTool, Save, TurnOutcome
 from gateway.core.turn.draft import MessageDraft
+from gateway.core.turn.events import Received, ReplyStarted, ToolFinished
+from gateway.core.turn.guide import FreeGuide
+from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.call_form import UpstreamTools
 from gateway.dialects.responses.input import read_items
@@ -29,6 +33,8 @@ from gateway.dialects.responses.render import (
 )
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.errors import UpstreamReplyBroken
+from tests.core.turn.playbook import SSE, Playbook, completion, make_stream
+from tests.core.turn.test_steps import skip
 
 Json = dict[str, Any]
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -426,3 +432,15 @@ def test_the_attempts_at_a_response_give_its_calls_the_same_ids() -> None:
     ]
     ids = [draft.add_call_piece({"index": 0, "function": {"name": "weather"}}).id for draft in drafts]
     assert ids == ["call_ab_1", "call_ab_1"]
+
+
+def test_calls_without_ids_are_stored_as_they_went_upstream() -> None:
+    terms = TurnTerms(gateway_tools=frozenset({"search"}))
+    turn = Turn(terms, ResponsesViewFactory(ECHO, lambda: None)(terms), FreeGuide(10))
+    playbook = Playbook(turn) >> ReplyStarted(200, SSE)
+    skip(playbook >> Received(make_stream(completion(None, (("", "search", "{}"),))))) << RunTool
+    (run,) = (command for command in playbook.commands if isinstance(command, RunTool))
+    playbook >> ToolFinished(ToolResult(run.call_id, "Found.")) << CallModel >> ReplyStarted(200, SSE)
+    skip(playbook >> Received(make_stream(completion(None, (("", "weather", "{}"),))))) << Save
+    (again,) = (command for command in playbook.commands if isinstance(command, CallModel))
+    assert playbook.outcome.full_reply[:2] == again.messages
