@@ -253,7 +253,7 @@ class ChatCall:
         """Notes the memory of the request, its conversation and its recall in the receipt."""
         headers = self.receipt.headers
         if not self.make_view.speaks_chat and self.identity.stored_scope is not None:
-            self.receipt.memory.turn = make_turn_name(context).turn
+            self.receipt.memory.turn_name = make_turn_name(context)
             self.receipt.memory.is_off_record = context.plan.is_off_record
         search = prompt.recall.search
         if search is not None:

@@ -107,8 +107,8 @@ class MemoryFacts(Struct):
     recalled: int = 0
     # True: a record of why the hits were recalled is stored with the turn.
     has_recall_record: bool = False
-    # The turn's part of its `TurnName`; None: no client may refer to the turn.
-    turn: str | None = None
+    # The name of the turn; None: no client may refer to the turn.
+    turn_name: TurnName | None = None
     # True: the turn repeats a turn off the record, so its text is not stored.
     is_off_record: bool = False
     # The row of the exchange as which the turn was stored before its reply ended; 0: not known.
@@ -172,15 +172,13 @@ class Receipt(Struct, eq=False, weakref=True):
         """The row of the memory for which work is done; 0: a request, or work that continues one."""
         return 0 if self.work is None else self.work.agent_row
 
-    def find_stored_turn(self) -> TurnName | None:
-        """Returns the name of the turn with which the reply is stored, or None if the reply is not stored."""
-        return None if self.memory.is_off_record else self.find_begun_turn()
+    def find_turn_name(self) -> TurnName | None:
+        """Returns the name of the turn, even of one off the record; None: no client may refer to the turn."""
+        return self.memory.turn_name
 
-    def find_begun_turn(self) -> TurnName | None:
-        """Returns the name of the turn, even if it is off the record, or None if the request is no turn."""
-        conversation = self.headers.get("x-mnemogate-conversation")
-        turn = self.memory.turn
-        return TurnName(conversation, turn) if conversation is not None and turn is not None else None
+    def find_stored_turn_name(self) -> TurnName | None:
+        """Returns the name of the turn with which the reply is stored; None: the reply is not stored."""
+        return None if self.memory.is_off_record else self.memory.turn_name
 
     def name_answering_model(self) -> str:
         """Returns the model that was asked last, by the name that is stored with its turn, or ""."""

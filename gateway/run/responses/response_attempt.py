@@ -148,7 +148,7 @@ class ResponseAttempt:
                 # All other items are in a turn already: another response's, or that of an earlier attempt.
                 request = request.with_waiting({item["id"] for item in continued.items})
             make_view = request.make_view_factory(
-                turn_name=receipt.find_begun_turn,
+                turn_name=receipt.find_turn_name,
                 count_usage=receipt.count_usage,
                 answering_model=receipt.name_answering_model,
                 first_number=self.log.next_number,

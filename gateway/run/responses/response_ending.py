@@ -91,7 +91,7 @@ class ResponseEnding(Struct, frozen=True):
         if self.log.final_response is None:
             await self.fail("The upstream's answer has no end.")
             return
-        turn_name = receipt.find_begun_turn()
+        turn_name = receipt.find_turn_name()
         needs_turn = self.log.final_response["status"] in ("completed", "incomplete")
         if needs_turn and (turn_name is None or not await self._is_stored(identity, receipt, turn_name)):
             epoch = await self.services.store.responses.load_epoch(self.log.run.agent_row)

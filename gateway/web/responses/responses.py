@@ -74,7 +74,7 @@ class ResponsesRoute(ResponseCallRoute):
         receipt = call.incoming.info.begin_receipt()
         make_view = ResponsesViewFactory(
             request.echo,
-            receipt.find_stored_turn,
+            receipt.find_stored_turn_name,
             count_usage=receipt.count_usage,
             answering_model=receipt.name_answering_model,
             forms=request.forms,
