@@ -114,5 +114,5 @@ class RequestSearch(Struct, frozen=True):
 
 def _opens_conversation(context: MemoryContext) -> bool:
     """Returns whether this is the user's first message in the conversation."""
-    user_messages = (message for message in context.plan.messages if message.get("role") == "user")
-    return context.plan.match.match_point is None and len(list(user_messages)) == 1
+    user_message_count = sum(message.get("role") == "user" for message in context.plan.messages)
+    return context.plan.match.match_point is None and user_message_count == 1
