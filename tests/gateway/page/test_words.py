@@ -218,6 +218,17 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
     assert lead(page(operator, f"m/{uid}/words?q=peanuts")) == "Nothing that is stored says “peanuts”."
 
 
+def test_a_word_late_in_a_very_long_block_is_found(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """The index has only the first words of so long a text."""
+    profile = ProfileSettings("default", blocks=(BlockSettings("human", "What is known.", limit=100_000),))
+    with remember(upstream, tmp_path, profile) as world:
+        operator = operator_of(world)
+        agent = speak(world, "Hello.")
+        learn(world, agent, block=" ".join(f"word{n}" for n in range(6_000)) + " peanuts")
+        found = operator.twin(f"m/{agent.uid}/words?q=peanuts")
+    assert [each["label"] for each in found["blocks"]] == ["human"]
+
+
 def test_a_person_who_corrects_is_told_what_still_has_the_old_words(operator: Operator) -> None:
     agent = peanuts(operator)
     person = person_of(operator.world)

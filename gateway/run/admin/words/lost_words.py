@@ -18,7 +18,7 @@ from gateway.run.admin.memory.memory_views import MemoryViews
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.records.memory_records import FactRecord
 from gateway.run.admin.records.request_records import HitRecord
-from gateway.run.admin.words.texts_with_words import TextWithWords, find_blocks_with_any
+from gateway.run.admin.words.texts_with_words import TextWithWords, search_blocks
 from gateway.run.admin.words.word_counts import MAX_WORDS_ALONE, Remaining, WordCounts, list_all_but_one
 from storage.records import Agent, Fact
 from storage.search.text_words import has_words, list_distinctive_lost_words, list_uncommon_words
@@ -125,7 +125,7 @@ class LostWords(Struct, frozen=True):
             with_single_words = await self.word_counts.count(agent, blocks, single_words)
             return with_single_words and await self._mark_new_words(agent, with_single_words, new_text)
         all_words = list(dict.fromkeys(word for words in lost_words for word in words))[:_MAX_BLOCK_WORDS]
-        with_one_word = await find_blocks_with_any(blocks, all_words)
+        with_one_word = await search_blocks(blocks, all_words)
         if not with_one_word.blocks:
             return with_all_words
         return Remaining(with_one_word.queries, {}, has_more=False, items=(), blocks=with_one_word.blocks)
@@ -165,7 +165,9 @@ class LostWords(Struct, frozen=True):
             return tuple(
                 replace(
                     item,
-                    kept_word=next((word for word in new_words if has_words(item.text or "", word)), UNSET),
+                    corrected_word=next(
+                        (word for word in new_words if has_words(item.text or "", word)), UNSET
+                    ),
                 )
                 for item in remaining.items
             )

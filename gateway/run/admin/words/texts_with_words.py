@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from gateway.run.admin.page_paths import make_text_href
 from gateway.run.admin.records.memory_records import BlockRecord, SourceRecord, get_source_kind, read_speaker
 from gateway.run.admin.words.hidden_texts import AROUND_CHARS
 from storage.operator_records import ExchangeRef
 from storage.records import MUTED, Agent, Message
-from storage.search.text_words import cut_around_words, has_words
+from storage.search.text_words import cut_around_words, has_words_anywhere
 from storage.sql.store import Store
 
 # The milliseconds for which the index may be read for a page with another subject, which only names such texts.
@@ -29,10 +29,11 @@ class TextWithWords(SourceRecord, frozen=True, kw_only=True):
     muted: bool | UnsetType = UNSET
     # The time until which the fact was true; not set: the text is no fact that has ended.
     until: float | UnsetType = UNSET
-    # The value that `FactRecord` has.
+    # True: an undo ended the fact, which was a correction; not set: the text is no such fact.
     taken_back: bool | UnsetType = UNSET
-    # With a word that a correction took out: a word that the corrected text has as well; not set: it has none.
-    kept_word: str | UnsetType = UNSET
+    # In a list of texts that still have the words of a text before its correction: a distinctive word of the corrected
+    # text that this text has as well, so that it may be right; not set: it has none.
+    corrected_word: str | UnsetType = field(default=UNSET, name="kept_word")
 
 
 class BlockWithWords(Struct, frozen=True):
@@ -42,8 +43,8 @@ class BlockWithWords(Struct, frozen=True):
     text: str
 
 
-class BlocksWithAny(NamedTuple):
-    """The blocks that have all words of any of some queries."""
+class FoundBlocks(NamedTuple):
+    """The blocks that queries find. A query finds the blocks that have all of its words."""
 
     # The queries that find a block.
     queries: tuple[str, ...]
@@ -67,28 +68,23 @@ async def make_text_records(
     )
 
 
-async def find_blocks_with(blocks: Sequence[BlockRecord], query: str) -> tuple[BlockWithWords, ...]:
-    """Returns the blocks that have all words of a query."""
-    return (await find_blocks_with_any(blocks, [query])).blocks
-
-
-async def find_blocks_with_any(blocks: Sequence[BlockRecord], queries: Sequence[str]) -> BlocksWithAny:
-    """Returns the blocks that have all words of any of some queries."""
+async def search_blocks(blocks: Sequence[BlockRecord], queries: Sequence[str]) -> FoundBlocks:
+    """Returns those of some blocks that any of the queries finds, wherever in a block its words are."""
     # In a thread, since a long text takes some milliseconds.
-    return await asyncio.to_thread(_find_blocks_with_any, blocks, queries)
+    return await asyncio.to_thread(_search_blocks, blocks, queries)
 
 
-def _find_blocks_with_any(blocks: Sequence[BlockRecord], queries: Sequence[str]) -> BlocksWithAny:
+def _search_blocks(blocks: Sequence[BlockRecord], queries: Sequence[str]) -> FoundBlocks:
     finding_queries: dict[str, None] = {}
     found_blocks: dict[str, BlockWithWords] = {}
     for query in queries:
         for block in blocks:
-            if has_words(block.value, query):
+            if has_words_anywhere(block.value, query):
                 finding_queries[query] = None
                 if block.label not in found_blocks:
                     part = cut_around_words(block.value, query, AROUND_CHARS)
                     found_blocks[block.label] = BlockWithWords(block.label, part)
-    return BlocksWithAny(tuple(finding_queries), tuple(found_blocks.values()))
+    return FoundBlocks(tuple(finding_queries), tuple(found_blocks.values()))
 
 
 def make_text_record(uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:

@@ -16,8 +16,8 @@ from gateway.run.admin.words.texts_with_words import (
     SHOWN_TEXTS,
     BlockWithWords,
     TextWithWords,
-    find_blocks_with_any,
     make_text_records,
+    search_blocks,
 )
 from gateway.run.admin.words.word_search import WordSearch
 from storage.errors import StoreTimeout
@@ -122,8 +122,7 @@ class WordCounts(Struct, frozen=True):
         """
         messages: dict[int, Message] = {}
         texts: dict[int, TextWithWords] = {}
-        blocks_with_words = await find_blocks_with_any(blocks, queries)
-        queries_that_find: list[str] = []
+        queries_that_find: set[str] = set()
         has_more = False
         for query in queries:
             try:
@@ -133,21 +132,23 @@ class WordCounts(Struct, frozen=True):
             except StoreTimeout:
                 return None
             found_messages = [message for message in hits.messages if message.seq not in skipped_seqs]
-            if found_messages or query in blocks_with_words.queries:
-                queries_that_find.append(query)
+            if found_messages:
+                queries_that_find.add(query)
             new_messages = [message for message in found_messages if message.seq not in messages]
             records = await make_text_records(self.views.store, agent, new_messages[:SHOWN_TEXTS], query)
             texts.update((record.seq, record) for record in records)
             messages.update((message.seq, message) for message in new_messages)
             has_more |= hits.is_incomplete or hits.next is not None
-        if has_more and not messages and not blocks_with_words.blocks:
+        found_blocks = await search_blocks(blocks, queries)
+        if has_more and not messages and not found_blocks.blocks:
             return None
+        queries_that_find.update(found_blocks.queries)
         return Remaining(
-            queries=tuple(queries_that_find or queries),
+            queries=tuple(query for query in queries if query in queries_that_find) or tuple(queries),
             counts=dict(Counter(map(get_source_kind, messages.values()))),
             has_more=has_more,
             items=tuple(texts[seq] for seq in sorted(texts, reverse=True)[:SHOWN_TEXTS]),
-            blocks=blocks_with_words.blocks,
+            blocks=found_blocks.blocks,
         )
 
 

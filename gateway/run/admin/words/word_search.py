@@ -22,9 +22,9 @@ from gateway.run.admin.words.texts_with_words import (
     SHOWN_TEXTS,
     BlockWithWords,
     TextWithWords,
-    find_blocks_with,
     make_text_record,
     make_text_records,
+    search_blocks,
 )
 from storage.errors import StoreTimeout
 from storage.listing import LAST_NUMBER
@@ -138,7 +138,7 @@ class WordSearches(Struct, frozen=True):
             words=tuple(words),
             items=await make_text_records(self.views.store, agent, hits.messages, query),
             next=None if hits.next is None else str(hits.next),
-            blocks=await find_blocks_with(blocks, query),
+            blocks=(await search_blocks(blocks, [query])).blocks,
             ended=tuple(_make_ended_record(uid, fact) for fact in ended_facts),
             labels=tuple(block.label for block in blocks),
             is_incomplete=hits.is_incomplete,
