@@ -45,10 +45,10 @@ from gateway.web.responses.compaction_routes import (
     CompactRoute,
     InputTokensRoute,
 )
+from gateway.web.responses.gateway_responses import GatewayResponses
 from gateway.web.responses.response_call import ResponseCallRoute
 from gateway.web.responses.response_owners import ResponseOwners
 from gateway.web.responses.responses import ResponsesRoute
-from gateway.web.responses.stored_responses import GatewayResponses
 from gateway.web.responses.stored_routes import make_stored_routes
 from gateway.web.responses.upstream_responses import UpstreamResponses
 from gateway.web.sockets.responses_socket import RESPONSES_PATH, HandshakeRoute

@@ -14,8 +14,8 @@ from gateway.run.chat import AdmittedResponse
 from gateway.run.responses.response_runs import NewResponse
 from gateway.web.completions import ChatRoute
 from gateway.web.resent_request import digest_request, has_idempotency_key, is_retry
+from gateway.web.responses.gateway_responses import GatewayResponses, ShownResponse
 from gateway.web.responses.response_call import ResponseCall
-from gateway.web.responses.stored_responses import GatewayResponses, ShownResponse
 
 
 async def answer_in_background(

@@ -41,7 +41,7 @@ from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.request_info import get_request_info
 from gateway.web.resent_request import digest_request, has_idempotency_key
-from gateway.web.responses.stored_responses import GatewayResponses
+from gateway.web.responses.gateway_responses import GatewayResponses
 from storage.errors import StoreError
 
 _CONVERSATION_HEADER: Final = b"x-mnemogate-conversation"

@@ -23,7 +23,7 @@ from gateway.web.forwarding import ForwardedRoute, ForwardingParts, forward_with
 from gateway.web.incoming import Incoming
 from gateway.web.request_info import get_request_info
 from gateway.web.responses.conversation_requests import CONVERSATIONS_PATH
-from gateway.web.responses.stored_responses import GatewayResponses
+from gateway.web.responses.gateway_responses import GatewayResponses
 from gateway.web.responses.upstream_responses import UpstreamResponses
 
 _RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
