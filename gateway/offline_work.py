@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,16 +15,17 @@ from gateway.metrics import Metrics
 from gateway.open_database import database_session
 from gateway.operations import list_embedding_jobs, make_import_operations, make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
-from gateway.run.admin.imports.import_operations import open_file
+from gateway.run.admin.imports.import_operations import ImportOperations, open_file
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer.move import Move, MoveOutcome
 from gateway.run.background.embedder import MeteredEmbedder
 from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.usage.accounting import Accounting
 from gateway.settings import DatabaseSettings, Settings
+from storage.errors import StoreError
 
-# The pause between two reports of an import: a progress bar needs no more.
-_REPORT_S = 0.2
+# The seconds between two reports of an import: a progress bar needs no more.
+_REPORT_INTERVAL_S = 0.2
 # The most seconds that the calls of MCP which an operation has begun may take to end.
 _DRAIN_S = 5.0
 
@@ -45,21 +46,29 @@ async def import_file(
             request = operations.read_request(arguments)
             while True:
                 running_import = await operations.begin(open_file(path), request)
-                task = running_import.task
-                while task is not None and not task.done():
-                    report(running_import.to_json())
-                    await asyncio.wait([task], timeout=_REPORT_S)
-                if task is not None:
+                if running_import.task is not None:
+                    while not running_import.task.done():
+                        report(running_import.to_json())
+                        await asyncio.wait([running_import.task], timeout=_REPORT_INTERVAL_S)
                     return running_import.to_json()
-                # Another process performs the import. If that process is killed, the import is soon shown as stopped,
-                # and this process continues it.
-                while (import_record := await operations.show(running_import.uid))["status"] == "running":
-                    report(import_record)
-                    await asyncio.sleep(_REPORT_S)
+                import_record = await _follow(operations, running_import.uid, report)
                 if import_record["status"] != "stopped":
                     return import_record
         finally:
             await operations.aclose()
+
+
+async def _follow(
+    operations: ImportOperations, uid: str, report: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Reports an import that another process performs, until it has ended. Returns the import as it is then.
+
+    If the other process is killed, the import soon has the status "stopped", and this process can continue it.
+    """
+    while (import_record := await operations.show(uid))["status"] == "running":
+        report(import_record)
+        await asyncio.sleep(_REPORT_INTERVAL_S)
+    return import_record
 
 
 async def move_store(
@@ -90,7 +99,7 @@ async def migrate(settings: Settings) -> None:
 
 
 async def perform_operation(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
-    """Returns the answer of an operation. Raises: GatewayError."""
+    """Returns the answer of an operation. Its usage is counted even if it fails. Raises: GatewayError."""
     async with database_session(settings) as store, AsyncExitStack() as stack:
         accounting = Accounting(settings, store, store.read_shared_clock, Metrics(), Limits().limit_read_s)
         embed_query = None
@@ -105,7 +114,9 @@ async def perform_operation(settings: Settings, operation: str, arguments: Mappi
             ).embed_query
         mcp = make_mcp_memory(settings, store, embed_query, store.read_shared_clock, accounting)
         operations = make_operations(settings, store, embed_query, mcp=mcp)
-        answer = await operations.perform(operation, arguments)
-        await mcp.drain(_DRAIN_S)
-        await accounting.meter.write()
-        return answer
+        try:
+            return await operations.perform(operation, arguments)
+        finally:
+            await mcp.drain(_DRAIN_S)
+            with suppress(StoreError):  # the meter or the store has logged the error
+                await accounting.meter.write()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note_query import QUERY_CHARS
 from gateway.core.upstream.policy import Policy
-from gateway.errors import SettingsError
+from gateway.errors import BadRequest, SettingsError
 from gateway.offline_work import perform_operation
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.forgetting.forget_operations import ForgetOperations
@@ -260,21 +261,48 @@ def test_a_question_for_several_memories_is_embedded_once_if_one_of_them_has_vec
     assert world.embedded_texts[calls:] == [[QUESTION]]
 
 
-def test_the_operators_search_uses_vectors_without_a_gateway(
-    upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path
-) -> None:
+@pytest.fixture
+def offline_settings(upstream: StrictUpstream, embedding_server: StrictUpstream, tmp_path: Path) -> Settings:
+    """The settings of a gateway that has stopped: alice has mentioned the tortoise, and her memory has vectors."""
     with serve_embedder(upstream, embedding_server, tmp_path) as world:
         world.mention(TORTOISE)
         world.pass_idle_time()
         settings = world.world.gateway.app.services.settings
     file = tmp_path / "memory.db"
-    here = replace(settings, database=DatabaseSettings(str(file), url_of(file)))
+    return replace(settings, database=DatabaseSettings(str(file), url_of(file)))
+
+
+def test_the_operators_search_uses_vectors_without_a_gateway(offline_settings: Settings) -> None:
     for question, is_recalled in ((QUESTION, True), ("What is a quasar?", False)):
         arguments = {"project": "default", "user": "alice", "query": question}
-        before = count_background_tokens(here)
-        shown = asyncio.run(perform_operation(here, "memory-show", arguments))
+        before = count_background_tokens(offline_settings)
+        shown = asyncio.run(perform_operation(offline_settings, "memory-show", arguments))
         assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_recalled
-        assert count_background_tokens(here) > before
+        assert count_background_tokens(offline_settings) > before
+
+
+def test_an_operation_that_fails_without_a_gateway_counts_the_tokens_of_its_embedder(
+    offline_settings: Settings,
+) -> None:
+    before = count_background_tokens(offline_settings)
+    arguments = {"project": "default", "user": "alice", "query": QUESTION, "why": "often"}
+    with pytest.raises(BadRequest):
+        asyncio.run(perform_operation(offline_settings, "memory-show", arguments))
+    assert count_background_tokens(offline_settings) > before
+
+
+@pytest.mark.sqlite
+def test_an_operation_answers_without_a_gateway_if_its_usage_cannot_be_written(
+    offline_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(offline_settings.database.path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER usage_is_full BEFORE INSERT ON usage BEGIN SELECT RAISE(ABORT, 'no more usage'); END"
+        )
+    arguments = {"project": "default", "user": "alice", "query": QUESTION}
+    shown = asyncio.run(perform_operation(offline_settings, "memory-show", arguments))
+    assert TORTOISE in shown["text"].partition("Would be recalled")[2]
+    assert "Usage was not written" in caplog.text
 
 
 def count_background_tokens(settings: Settings) -> int:
