@@ -143,6 +143,17 @@ class BackgroundResponses:
             return None
         return stored_response.run
 
+    async def find_request(self, run: Run) -> bytes | None:
+        """Returns the request of a run as it is stored; None: it was forgotten. Raises: MemoryUnavailable."""
+        return await self.services.runs.find_request(run)
+
+    async def find_response(self, run: Run) -> Json | None:
+        """Returns the response of a run as it is shown before its turn is stored; None: it was forgotten.
+
+        Raises: MemoryUnavailable.
+        """
+        return await self.services.runs.find_response(run)
+
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
         with map_store_errors(), suppress(NotFound):

@@ -138,7 +138,7 @@ class GatewayResponses:
                 turn.name.tag, turn.reply, shows_sealed_thoughts=shows_sealed_thoughts
             )
         elif response.run is not None:
-            rendered = await self.background.services.runs.find_response(response.run)
+            rendered = await self.background.find_response(response.run)
         if rendered is None:
             raise make_unknown_response_error(response.id)
         return rendered

@@ -55,7 +55,7 @@ class ResponseInput:
         self, run: Run, owner: ResponseOwner, *, shows_sealed_thoughts: bool
     ) -> list[ItemGroup]:
         """Returns the input of a response in the background that has no turn yet, read from its request."""
-        stored = await self.finder.background.services.runs.find_request(run)
+        stored = await self.finder.background.find_request(run)
         if stored is None:
             return []
         request = StoredResponseRequest.decode(stored).read()
