@@ -28,7 +28,6 @@ StoreError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
 # The state of a store in one word, as health shows it. `ok`, `slow` and `closed` are no faults.
@@ -136,11 +135,11 @@ class SchemaTooNew(StoreError):
 
 
 class SchemaTooOld(StoreError):
-    """The file is too old to be upgraded. upgradable: the older versions that this program upgrades."""
+    """The file is too old to be upgraded."""
 
-    def __init__(self, path: str, found: int, upgradable: Sequence[int]) -> None:
+    def __init__(self, path: str, found: int) -> None:
         super().__init__(
-            f"{path} has schema version {found}, this program upgrades versions {', '.join(map(str, upgradable))}. "
+            f"{path} has schema version {found}, from which this program has no upgrade. "
             "Export its memories with the Mnemogate that made it (mnemogate memory export), and import them into a "
             "new database with this one."
         )

@@ -149,7 +149,7 @@ async def _apply_next_step(raw: RawConnection, name: str, steps: Sequence[Postgr
         return
     step = next((step for step in steps if step.from_version == version), None)
     if step is None:
-        raise SchemaTooOld(name, version, sorted({step.from_version for step in steps if step.from_version}))
+        raise SchemaTooOld(name, version)
     try:
         await raw.execute(step.script)
     except (

@@ -99,7 +99,7 @@ def read_version(
     if version > latest_version:
         raise SchemaTooNew(path, version, latest_version)
     if version not in (latest_version, *(step.from_version for step in steps)):
-        raise SchemaTooOld(path, version, sorted({step.from_version for step in steps if step.from_version}))
+        raise SchemaTooOld(path, version)
     if missing := _list_names_at(version, tuple(steps)) - _load_names(connection):
         raise ForeignDatabase(
             f"{path} has no {min(missing)}, though its schema version is {version}: it was made by a Mnemogate between "

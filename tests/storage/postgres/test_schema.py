@@ -392,11 +392,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
     try:
         await lay(connection, "older", 4)
         await connection.execute("UPDATE schema_versions SET version = 2")
-        versions = ", ".join(str(step.from_version) for step in load_migrations() if step.from_version)
-        assert versions.startswith("4, 7, 8, 9, ")
-        with pytest.raises(
-            SchemaTooOld, match=rf"version 2, .* upgrades versions {versions}\..*memory export"
-        ):
+        with pytest.raises(SchemaTooOld, match=r"version 2, from which .* no upgrade\. .*memory export"):
             await migrate(connection, "older")
     finally:
         await connection.execute("DROP SCHEMA older CASCADE")

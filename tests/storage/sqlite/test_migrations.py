@@ -196,9 +196,7 @@ async def test_a_file_that_is_too_old_is_refused_with_the_way(
     lay(path, 16)
     with closing(sqlite3.connect(path)) as old:
         old.execute(f"PRAGMA user_version = {level}")
-    with pytest.raises(
-        SchemaTooOld, match=rf"version {level}, .* upgrades versions 16, 19, 20.*memory export"
-    ):
+    with pytest.raises(SchemaTooOld, match=rf"version {level}, from which .* no upgrade\. .*memory export"):
         await open_store()
 
 
