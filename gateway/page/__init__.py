@@ -1,4 +1,4 @@
-"""The page in a browser at `/ui`: look into memories, mend them, forget.
+"""The page in a browser at `/ui`: look into memories, correct them, forget.
 
 To add a screen (people_screens.py and its template are examples):
 

@@ -342,7 +342,7 @@ class PostgresConnection:
         return remaining_s
 
 
-class MendingConnection(PostgresConnection):
+class SanitizingConnection(PostgresConnection):
     """A connection that replaces the characters that PostgreSQL refuses in texts.
 
     An operation that was refused for such a character is repeated on it.

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from storage.database import Operation, choose_deadline_ms
 from storage.errors import StatementFailed, StoreTimeout
-from storage.postgres.connection import MendingConnection, PostgresConnection
+from storage.postgres.connection import PostgresConnection, SanitizingConnection
 from storage.postgres.pool import ConnectionPool
 from storage.postgres.postgres_limits import PostgresLimits
 from storage.postgres.sqlstates import is_refused_text
@@ -58,7 +58,7 @@ class PostgresReader:
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._read_by(MendingConnection, operation, deadline)
+        return await self._read_by(SanitizingConnection, operation, deadline)
 
     async def _read_by(
         self, connection_type: type[PostgresConnection], operation: Operation[T], deadline: float

@@ -17,10 +17,10 @@ import asyncpg
 from storage.database import Operation
 from storage.errors import StatementFailed, StoreBusy, StoreClosed, StoreFailed
 from storage.postgres.connection import (
-    MendingConnection,
     PostgresConnection,
     PostgresTarget,
     RawConnection,
+    SanitizingConnection,
     begin_statement,
 )
 from storage.postgres.pool import ConnectionPool
@@ -131,13 +131,13 @@ class PostgresWriter:
                 future.set_result(result)
 
     async def _transact(self, write: PostgresWrite[T]) -> T:
-        """Performs a transaction. If the server refuses a text in it, it is performed again with its texts mended."""
+        """Performs a transaction; again, with its texts replaced, if the server refuses one of them."""
         try:
             return await self._transact_with_retries(PostgresConnection, write)
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._transact_with_retries(MendingConnection, write)
+        return await self._transact_with_retries(SanitizingConnection, write)
 
     async def _transact_with_retries(
         self, connection_type: type[PostgresConnection], write: PostgresWrite[T]

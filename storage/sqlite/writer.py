@@ -176,7 +176,7 @@ class Writer:
         self._is_closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        await self._connection.stop_mending()
+        await self._connection.stop_recovering()
         try:
             async with asyncio.timeout(timeout_s):
                 await self.log.close_checkpointer()

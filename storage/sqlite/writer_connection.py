@@ -56,7 +56,7 @@ class WriterConnection:
         connect: the function that opens the connection; it is called in the thread.
         user: the writer, which is notified of faults.
         on_failure: the function that is called with the fault when writing fails after it worked.
-        retry_first_s: the first pause between two attempts to mend a fault.
+        retry_first_s: the first pause between two attempts to recover from a fault.
         retry_max_s: the longest pause between two attempts.
         """
         self._path = path
@@ -68,20 +68,20 @@ class WriterConnection:
         # The thread with the connection; None: the database is not open.
         self.driver: Driver | None = None
         self.file = OpenedFile(path)
-        # True if the connection is not mended any more.
+        # True once the database is being closed: no recovery begins any more.
         self.is_closing = False
         # The fault of the database; None: the database works.
         self.fault: StoreUnavailable | None = None
-        # True if an attempt to mend the fault has failed.
+        # True if an attempt to recover from the fault has failed.
         self._is_lasting = False
         # The message of the last fault; None: the database has not failed.
         self.last_error: str | None = None
-        # The task that mends the fault; None: nothing is mended.
-        self._mending: asyncio.Task[None] | None = None
-        self._recovering = asyncio.Lock()
+        # The task that tries to recover from the fault; None: there was no fault.
+        self._recovery_task: asyncio.Task[None] | None = None
+        self._recovery_lock = asyncio.Lock()
 
     async def open(self) -> None:
-        """Opens the database for the first time. Raises: StoreError; after StoreUnavailable `fail` begins to mend."""
+        """Opens the database for the first time. Raises: StoreError; after StoreUnavailable, call `fail`."""
         self._is_lasting = True
         try:
             self.driver = await self._open_driver(looks_for_damage=False)
@@ -125,11 +125,11 @@ class WriterConnection:
         )
 
     def begin_closing(self) -> None:
-        """Notes that the database is being closed: no fault is mended any more."""
+        """Notes that the database is being closed: no recovery begins any more."""
         self.is_closing = True
 
     def check(self) -> None:
-        """Refuses a write if the first attempt to mend the database has failed. Raises: StoreUnavailable."""
+        """Refuses a write if the first attempt to recover from a fault has failed. Raises: StoreUnavailable."""
         if self.fault is not None and self._is_lasting:
             raise self.fault.copy()
 
@@ -137,11 +137,11 @@ class WriterConnection:
 
     @property
     def is_sound(self) -> bool:
-        """True if no fault is known, none is being mended, and the database is not closing."""
-        return self.fault is None and not self.is_closing and not self._recovering.locked()
+        """True if no fault is known, no recovery is under way, and the database is not closing."""
+        return self.fault is None and not self.is_closing and not self._recovery_lock.locked()
 
     def fail(self, fault: StoreUnavailable) -> None:
-        """Notes a fault, and begins to mend it."""
+        """Notes a fault, and begins to recover from it."""
         self.last_error = fault.message
         if self.is_closing or self.fault is not None:
             self._user.refuse_waiting(fault)
@@ -151,12 +151,12 @@ class WriterConnection:
         if self._is_lasting:
             self._user.refuse_waiting(fault)
         # Not in the context of the work that found the fault: functions that are called after the recovery may read.
-        self._mending = asyncio.get_running_loop().create_task(
-            self._mend(), name="mnemogate-writer-mend", context=Context()
+        self._recovery_task = asyncio.get_running_loop().create_task(
+            self._recover_with_retries(), name="mnemogate-writer-recovery", context=Context()
         )
 
-    async def _mend(self) -> None:
-        """Tries to recover, with growing pauses, until it has."""
+    async def _recover_with_retries(self) -> None:
+        """Tries to recover, with growing pauses, until an attempt succeeds."""
         pause_s = self._retry_first_s
         if self._is_lasting:
             await asyncio.sleep(pause_s)
@@ -166,7 +166,7 @@ class WriterConnection:
 
     async def recover(self) -> bool:
         """Tries at once to write to a failed database again. Returns whether that works."""
-        async with self._recovering:
+        async with self._recovery_lock:
             if self.fault is None:
                 return True
             if self.is_closing:
@@ -216,11 +216,11 @@ class WriterConnection:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    async def stop_mending(self) -> None:
-        """Ends the attempts to mend a fault."""
-        if self._mending is not None:
-            self._mending.cancel()
-            await asyncio.gather(self._mending, return_exceptions=True)
+    async def stop_recovering(self) -> None:
+        """Ends the attempts to recover from a fault."""
+        if self._recovery_task is not None:
+            self._recovery_task.cancel()
+            await asyncio.gather(self._recovery_task, return_exceptions=True)
 
     async def close(self, timeout_s: float, *, empties_log: bool) -> None:
         """Closes the connection.

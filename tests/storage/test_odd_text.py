@@ -15,7 +15,7 @@ from tests.core.conversations import assistant, user
 from tests.stored import ALICE, HUMAN, Speaker, rows
 
 ODD = "a\0b\ud83dc"
-MENDED = "ab\ufffdc"
+REPLACED = "ab\ufffdc"
 
 
 def plain(text: str) -> str:
@@ -26,7 +26,7 @@ def plain(text: str) -> str:
 async def test_texts_are_stored_without_what_cannot_be(store: Store, agent: Agent) -> None:
     await store.passages.add(agent.id, [PassageDraft(ODD, 1.0, tags=("x",)), PassageDraft("sound", 2.0)])
     found = await store.passages.list_texts(agent.id)
-    assert [plain(passage.text) for passage in found] == [MENDED, "sound"]
+    assert [plain(passage.text) for passage in found] == [REPLACED, "sound"]
     block = Block(0, "human", ODD, ODD, 1000)
 
     async def begin(connection: Connection) -> None:
@@ -35,10 +35,10 @@ async def test_texts_are_stored_without_what_cannot_be(store: Store, agent: Agen
 
     await store.database.write(begin)
     (made,) = await store.blocks.load(agent.id)
-    assert (plain(made.value), plain(made.description)) == (MENDED, MENDED)
+    assert (plain(made.value), plain(made.description)) == (REPLACED, REPLACED)
     await store.blocks.write(made.id, made.version, f"more {ODD}", at=2.0, origin=ODD)
     (written,) = await store.blocks.load(agent.id)
-    assert plain(written.value) == f"more {MENDED}"
+    assert plain(written.value) == f"more {REPLACED}"
 
 
 async def test_a_turn_whose_texts_are_odd_is_written_whole_and_goes_on(store: Store) -> None:
@@ -59,7 +59,7 @@ async def test_a_lookup_by_an_odd_text_finds_it_or_nothing(store: Store, agent: 
     kind = DefinitionKind.TOOL
     await store.definitions.add(DefinitionDraft("default", kind, "u1", {}, f"name {ODD}"), at=1.0)
     (found,) = await rows(store, "SELECT name FROM definitions")
-    assert plain(found[0]) == f"name {MENDED}"
+    assert plain(found[0]) == f"name {REPLACED}"
     (again,) = await store.definitions.find_by_name("default", kind, f"name {ODD}")
     assert again.uid == "u1"
     assert await store.definitions.find_by_name("default", kind, ODD) == []
@@ -72,5 +72,5 @@ async def test_a_lookup_by_an_odd_text_finds_it_or_nothing(store: Store, agent: 
         (["\0", 1, None], ["", 1, None]), (b"\0", b"\0"), (1.5, 1.5), (None, None),
     ],
 )  # fmt: skip
-def test_values_are_mended_where_they_must(value: object, kept: object) -> None:
+def test_values_are_replaced_where_they_must(value: object, kept: object) -> None:
     assert replace_unstorable((value,)) == [kept]

@@ -17,8 +17,8 @@ from gateway.core.turn.upstream_error import (
     read_error_status,
 )
 
-# Statuses of refusals that may not come at another time, or with another key, account or model.
-_MENDABLE_STATUSES: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
+# The statuses of refusals that may not come at another time, or with another key, account or model.
+_PASSING_STATUSES: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
 # A 400 that is about the key or the account: Claude's without credit or over a limit, Gemini's with a wrong key or from
 # a country that it does not serve.
 _ACCOUNT_WORDS: Final = re.compile(
@@ -55,7 +55,7 @@ def is_permanent_refusal(status: int, body: bytes) -> bool:
     """
     if status < 400:
         status = read_error_status(make_openai_error_of_reply(status, body))
-    if not 400 <= status < 500 or status in _MENDABLE_STATUSES or is_account_refusal(status, body):
+    if not 400 <= status < 500 or status in _PASSING_STATUSES or is_account_refusal(status, body):
         return False
     return find_context_length(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
 

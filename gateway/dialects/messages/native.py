@@ -233,7 +233,7 @@ class NativeMessages(Struct, frozen=True):
                 # The model has seen all messages of this turn's own rounds as they are.
                 changes = replace(changes, hidden_rounds=())
             return has_thoughts(self._edit_messages(changes))
-        # The client's own changes are the client's responsibility. But it cannot mend thoughts that it has not sent.
+        # The client's own changes are the client's responsibility. But it cannot correct thoughts that it has not sent.
         return any(
             has_thoughts(_translate(replacement))
             and not has_thoughts([self._find_client_message(chat_index)])

@@ -118,7 +118,7 @@ class BackgroundModel:
 
     @property
     def full_name(self) -> str:
-        """The name of the model in errors, with its upstream: an operator has to know which key or server to mend."""
+        """The name of the model in errors, with its upstream, since an operator looks for the key or the server."""
         return f"the background model {self.model} of the upstream {self.upstream.name}"
 
     def with_model(self, model: str) -> BackgroundModel:

@@ -29,7 +29,7 @@ APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
 # No deadline of a busy machine's shall decide what a test finds.
 PATIENT = MemorySettings(recall_deadline_ms=50_000)
 
-# Attempts to mend are made by the tests, not by a timer.
+# Attempts to recover are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=PATIENCE_S)
 
 

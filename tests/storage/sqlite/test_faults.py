@@ -52,7 +52,7 @@ from tests.doubles.disk import Disk, may_not_grow, use_page
 from tests.patience import PATIENCE_S
 from tests.stored import ALICE, HUMAN, Speaker, rows
 
-# Attempts to mend are made by the tests, not by a timer.
+# Attempts to recover are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
 # Or begin at once.
 AT_ONCE = WriterLimits(retry_first_s=0.0, retry_max_s=0.0, idle_s=3600)

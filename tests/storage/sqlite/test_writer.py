@@ -468,12 +468,12 @@ async def test_a_waiter_for_the_log_gets_the_error_of_the_file(make: Any, path: 
     sweeping = asyncio.create_task(bench.writer.checkpoint())
     await asyncio.sleep(0)
     bench.writer.report_fault(StoreFailed("the disk is gone"))
-    mending = asyncio.create_task(bench.writer.recover())
+    recovering = asyncio.create_task(bench.writer.recover())
     await asyncio.sleep(0)
     beside.gate.set()
     with pytest.raises(StoreFailed, match="the disk is gone"):
         await sweeping
-    assert await mending
+    assert await recovering
 
 
 async def test_a_log_is_still_being_written_back_when_its_caller_gives_up(make: Any) -> None:
@@ -518,13 +518,13 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
     assert beside._driver is None
 
 
-async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path: Path) -> None:
+async def test_closing_in_the_middle_of_a_recovery_leaves_no_thread(make: Any, path: Path) -> None:
     earlier = set(threading.enumerate())  # the writer's thread of an earlier test may still end
     bench, beside = await hold_up(make, path)
     started = set(threading.enumerate()) - earlier
     (thread,) = (each for each in started if each.name == "mnemogate-writer")
     bench.writer.report_fault(StoreFailed("the disk is gone"))
-    await asyncio.sleep(0)  # mending waits for the checkpoint
+    await asyncio.sleep(0)  # the recovery waits for the checkpoint
     await bench.writer.close(timeout_s=0.01)
     beside.gate.set()
     await asyncio.to_thread(thread.join, PATIENCE_S)
