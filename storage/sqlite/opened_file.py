@@ -33,24 +33,24 @@ class OpenedFile:
         except OSError:
             return None  # the next write reports the error
 
-    def is_other(self, inode: int | None, schema_version: int) -> bool:
-        """Returns whether a file is another one than the file that was open last."""
+    def differs_from(self, inode: int | None, schema_version: int) -> bool:
+        """Returns whether the file that was open last, if there was any, is not the file with these two values."""
         if self.schema_version == 0:
             return False
         return self._inode not in (None, inode) or schema_version != self.schema_version
 
-    def record_opened(self, inode: int | None, schema_version: int, *, is_other: bool) -> None:
-        """Records the file that is open from now on. is_other: the result of the method `is_other` for this file."""
+    def record_opened(self, inode: int | None, schema_version: int, *, is_different: bool) -> None:
+        """Records the file that is open from now on. is_different: the result of `differs_from` for this file."""
         self.schema_version = schema_version
-        self.generation += is_other
+        self.generation += is_different
         self._inode = inode
         self._log_inodes.clear()
         for suffix in LOGS:
             with contextlib.suppress(OSError):  # as a rule one is not there
                 self._log_inodes[suffix] = os.stat(self._path + suffix).st_ino
 
-    def is_moved(self) -> bool:
-        """Returns whether another file, or none, lies at the path: writes to this one would be lost."""
+    def is_replaced(self) -> bool:
+        """Returns whether another file, or none, is at the path now: writes to the open file would be lost."""
         try:
             inode = os.stat(self._path).st_ino
         except FileNotFoundError:
@@ -59,12 +59,12 @@ class OpenedFile:
             return False  # the next write reports the error
         return self._inode not in (None, inode)
 
-    def make_moved_error(self) -> StoreFailed:
-        """Returns the fault of a file that `is_moved`."""
+    def make_replaced_error(self) -> StoreFailed:
+        """Returns the fault of a file that `is_replaced`."""
         return StoreFailed(f"{self._path} was removed or replaced while the gateway had it open")
 
     def is_overwritten(self, connection: sqlite3.Connection) -> bool:
-        """Returns whether another program has restored a copy into the file, or changed its schema.
+        """Returns whether another program has written a copy into the open file, or changed its schema.
 
         Then ids that were read before may be those of other users. Called in the thread of the connection.
         """
@@ -80,9 +80,9 @@ class OpenedFile:
         )
 
     def delete_logs(self) -> None:
-        """Deletes the logs of a file that was closed and `is_moved`.
+        """Deletes the logs of a file that was closed and `is_replaced`.
 
-        SQLite would apply them to the file that is there now.
+        SQLite would apply them to the file that is at the path now.
         """
         for suffix, inode in self._log_inodes.items():
             with contextlib.suppress(FileNotFoundError):

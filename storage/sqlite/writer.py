@@ -216,8 +216,8 @@ class Writer:
 
     def check_in_place(self) -> None:
         """Reports a fault if another file, or none, lies at the path. Raises: StoreFailed."""
-        if self.file.is_moved():
-            fault = self.file.make_moved_error()
+        if self.file.is_replaced():
+            fault = self.file.make_replaced_error()
             fault.is_known = not self.report_fault(fault)
             raise fault
 
@@ -318,8 +318,8 @@ class Writer:
             fault = error if isinstance(error, StoreUnavailable) else StoreFailed(f"{self._path}: {error!r}")
             report = BatchReport([WriteOutcome(error=fault.copy()) for _ in batch], fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
-        if report.fault is None and self.file.is_moved():
-            fault = self.file.make_moved_error()
+        if report.fault is None and self.file.is_replaced():
+            fault = self.file.make_replaced_error()
             report = BatchReport([WriteOutcome(error=fault.copy()) for _ in batch], fault)
         changes = self._watch.take_changes(is_whole=report.is_whole)
         self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
@@ -392,8 +392,8 @@ class Writer:
         remaining_s = self._active_at + self._limits.idle_s - self._loop.time()
         if self._running or remaining_s > _TIMER_SLACK_S or not self.log.is_free.is_set():
             self._idle_timer = self._loop.call_later(max(remaining_s, _TIMER_SLACK_S), self._use_idle_time)
-        elif self.file.is_moved():
-            self.report_fault(self.file.make_moved_error())
+        elif self.file.is_replaced():
+            self.report_fault(self.file.make_replaced_error())
         else:
             self.log.post_checkpoint(is_at_rest=True)
 

@@ -101,9 +101,9 @@ class WriterConnection:
             version = await driver.call(read_schema_version)
             inode = self.file.find_inode()
             if inode_before not in (None, inode):
-                raise self.file.make_moved_error()  # it is not known which of the files is open
-            is_other = self.file.is_other(inode_before, version)
-            if is_other:
+                raise self.file.make_replaced_error()  # it is not known which of the files is open
+            is_different = self.file.differs_from(inode_before, version)
+            if is_different:
                 await driver.call(_invalidate_agents)
         except BaseException as error:
             try:
@@ -113,7 +113,7 @@ class WriterConnection:
             finally:
                 driver.abandon()
             raise
-        self.file.record_opened(inode, version, is_other=is_other)
+        self.file.record_opened(inode, version, is_different=is_different)
         return driver
 
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
@@ -206,7 +206,7 @@ class WriterConnection:
 
         The log is checkpointed first, unless a read lasts, since the old file may only have been renamed.
         """
-        if not self.file.is_moved():
+        if not self.file.is_replaced():
             _close_quietly(connection)
             return
         with contextlib.suppress(sqlite3.Error):

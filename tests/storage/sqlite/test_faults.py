@@ -467,7 +467,7 @@ async def test_a_file_that_could_not_be_looked_at_is_not_taken_for_another_one(
         if (
             is_failing
             and str(which) == str(path)
-            and sys._getframe(1).f_code.co_name in ("find_inode", "is_moved")
+            and sys._getframe(1).f_code.co_name in ("find_inode", "is_replaced")
         ):
             raise PermissionError(which)
         return look(which, *args, **more)
