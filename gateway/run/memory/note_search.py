@@ -34,9 +34,9 @@ NO_SEARCH = SearchOutcome(_NO_MESSAGES, note_choice.NO_CHOICE, "")
 class NoteBudget(Struct, frozen=True):
     """The tokens that the parts of a note may take."""
 
-    # The tokens of recalled messages, by `Recaller.choose_note_budget`.
-    recall_tokens: int
-    # The part of `recall_tokens` that has room in this prompt's window.
+    # The most tokens of recalled messages, by `Recaller.limit_recalled_tokens`.
+    recalled_tokens: int
+    # The part of `recalled_tokens` that has room in this prompt's window.
     fitting_tokens: int
     # The tokens of the line that names the note's mark; 0: the prompt names the mark.
     naming_tokens: int
@@ -93,7 +93,7 @@ class NoteSearch(Struct, frozen=True):
         context, prompt, visible = self.search.context, self.search.prompt, self.search.visible
         budget_tokens = self.budget.fitting_tokens
         if found_messages.is_selection:
-            budget_tokens = min(budget_tokens, note_choice.limit_selection(self.budget.recall_tokens))
+            budget_tokens = min(budget_tokens, note_choice.limit_selection(self.budget.recalled_tokens))
         render = partial(
             render_request_note,
             context,

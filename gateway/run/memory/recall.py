@@ -27,7 +27,7 @@ from gateway.run.memory.note_search import (
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, sort_nearest_facts
 from gateway.run.memory.recall_result import RecallResult
-from gateway.run.memory.request_search import WORDS_TIME_PARTS, RecallTime, RequestSearch
+from gateway.run.memory.request_search import WORDS_TIME_DIVISOR, RecallTime, RequestSearch
 from gateway.run.memory.visible import VisibleContent
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
@@ -37,10 +37,10 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 # The time for recall is divided by this number for a streamed reply: 30 ms by default, since voice agents stream.
-STREAM_TIME_PARTS = 5
+STREAM_TIME_DIVISOR = 5
 # A note takes at most a sixteenth of the model's context, and above `_SMALL_NOTE_TOKENS` at most half of that: notes of
 # a thousand tokens would fill a window of 16,000 within six turns.
-NOTE_CONTEXT_PARTS = 16
+NOTE_CONTEXT_DIVISOR = 16
 _SMALL_NOTE_TOKENS = 500
 # The least room that a window has for a note: its frame, and a line or two. In a nearly full window, a short note
 # costs less than a prefix that changes some turns earlier.
@@ -57,8 +57,8 @@ class Recaller(Struct, frozen=True):
     # Returns the vector of a query; None: memory is searched by words alone.
     embed_query: EmbedQuery | None
 
-    def choose_note_budget(self, context: MemoryContext, naming_tokens: int = 0) -> int:
-        """Returns the tokens that recalled messages may take in a note, or 0 if nothing is recalled for this request.
+    def limit_recalled_tokens(self, context: MemoryContext, naming_tokens: int = 0) -> int:
+        """Returns the most tokens of recalled messages in a note; 0: nothing is recalled for this request.
 
         A note stays in the conversation, so in a small window it has to be small as well.
 
@@ -71,21 +71,24 @@ class Recaller(Struct, frozen=True):
         recall_tokens = context.request.spec.definition.recall_tokens
         if recall_tokens is None:
             recall_tokens = self.settings.recall_tokens
-        budget = max(0, recall_tokens - naming_tokens)
+        max_tokens = max(0, recall_tokens - naming_tokens)
         if context_window is None:
-            return budget
-        parts = NOTE_CONTEXT_PARTS
-        return min(budget, context_window // parts, max(_SMALL_NOTE_TOKENS, context_window // (2 * parts)))
+            return max_tokens
+        share_tokens = context_window // NOTE_CONTEXT_DIVISOR
+        return min(max_tokens, share_tokens, max(_SMALL_NOTE_TOKENS, share_tokens // 2))
 
     def choose_note_room(self, context: MemoryContext, section: Section) -> NoteRoom:
-        """Returns the room for a note. Recalled messages may be cut from it, but the changed blocks may not."""
+        """Returns the room that the window leaves for a note.
+
+        Recalled messages may be cut from the note, but the changed blocks may not.
+        """
         # Whether an earlier note names the mark is known only once the window is fitted.
         is_named = is_mark_named((section.text,), make_mark(context.agent.secret))
-        naming_tokens = 0 if is_named else note_text.NAMING_TOKENS
-        budget = self.choose_note_budget(context, naming_tokens)
+        naming_tokens = _count_naming_tokens(is_named=is_named)
+        recalled_tokens = self.limit_recalled_tokens(context, naming_tokens)
         # A model's own count may be a fifth above the estimate.
         fixed_tokens = naming_tokens * 5 // 4 + _estimate_change_tokens(context, section)
-        return NoteRoom(fixed_tokens + min(budget, MIN_NOTE_TOKENS), fixed_tokens + budget)
+        return NoteRoom(fixed_tokens + min(recalled_tokens, MIN_NOTE_TOKENS), fixed_tokens + recalled_tokens)
 
     async def with_nearest_facts(
         self, context: MemoryContext, vectors: QueryVectors, text: str, name: str | None
@@ -95,10 +98,10 @@ class Recaller(Struct, frozen=True):
         text: the text of the message.
         name: the name of its speaker; None: the message names no speaker.
         """
-        if self.embed_query is None or self.choose_note_budget(context) <= 0:
+        if self.embed_query is None or self.limit_recalled_tokens(context) <= 0:
             return context
         query = make_named_query(text, _list_names(context, name))
-        limit_ms = self._choose_limit_ms(context)
+        time_limit_ms = self._choose_time_limit_ms(context)
         started_at = time.perf_counter()
         try:
             facts = await sort_nearest_facts(
@@ -108,7 +111,7 @@ class Recaller(Struct, frozen=True):
                 vectors,
                 query,
                 # The search for the note has the rest of the time, and takes the same vector.
-                deadline_ms=limit_ms - limit_ms / WORDS_TIME_PARTS,
+                deadline_ms=time_limit_ms - time_limit_ms / WORDS_TIME_DIVISOR,
             )
         except StoreError as error:
             _log.warning(
@@ -133,9 +136,9 @@ class Recaller(Struct, frozen=True):
         text: the text of the message.
         name: the name of its speaker; None: the message names no speaker.
         """
-        budget = self._choose_budget(context, prompt)
+        budget = self._choose_note_budget(context, prompt)
         started_at = time.perf_counter() - vectors.choosing_s
-        trace = SearchTrace() if budget.recall_tokens > 0 and self._has_recall_record(context) else None
+        trace = SearchTrace() if budget.recalled_tokens > 0 and self._has_recall_record(context) else None
         outcome = NO_SEARCH
         search_ms = 0.0
         if budget.fitting_tokens > 0 and _may_find_more(context, prompt.window):
@@ -146,7 +149,7 @@ class Recaller(Struct, frozen=True):
                 visible=VisibleContent.of(context, prompt.composition, prompt.window),
                 vectors=vectors,
                 budget_tokens=budget.fitting_tokens,
-                recall_time=RecallTime(self._choose_limit_ms(context), started_at),
+                recall_time=RecallTime(self._choose_time_limit_ms(context), started_at),
                 trace=trace,
             )
             note_search = NoteSearch(search, budget, _list_names(context, name), self.settings.idle_s)
@@ -174,22 +177,22 @@ class Recaller(Struct, frozen=True):
         """Returns whether a record of the search is stored with the turn."""
         return bool(self.settings.keep_why_days) and context.request.identity.mode in STORING_MODES
 
-    def _choose_budget(self, context: MemoryContext, prompt: Prompt) -> NoteBudget:
-        """Returns the tokens that a note may take in a prompt."""
-        naming_tokens = 0 if prompt.names_mark(make_mark(context.agent.secret)) else note_text.NAMING_TOKENS
-        recall_tokens = self.choose_note_budget(context, naming_tokens)
-        fitting_tokens = recall_tokens
+    def _choose_note_budget(self, context: MemoryContext, prompt: Prompt) -> NoteBudget:
+        """Returns the tokens that the parts of a note may take in a prompt whose window is fitted."""
+        naming_tokens = _count_naming_tokens(is_named=prompt.names_mark(make_mark(context.agent.secret)))
+        recalled_tokens = self.limit_recalled_tokens(context, naming_tokens)
+        fitting_tokens = recalled_tokens
         window_tokens = prompt.window.note_tokens
         if window_tokens is not None:
             room_tokens = window_tokens - naming_tokens - _estimate_change_tokens(context, prompt.section)
             # The size of a note is estimated, and may be up to 3% larger.
-            fitting_tokens = min(recall_tokens, room_tokens * 31 // 32)
-        return NoteBudget(recall_tokens, fitting_tokens, naming_tokens)
+            fitting_tokens = min(recalled_tokens, room_tokens * 31 // 32)
+        return NoteBudget(recalled_tokens, fitting_tokens, naming_tokens)
 
-    def _choose_limit_ms(self, context: MemoryContext) -> float:
+    def _choose_time_limit_ms(self, context: MemoryContext) -> float:
         """Returns the time for recall in milliseconds."""
         deadline_ms = self.settings.recall_deadline_ms
-        return deadline_ms / STREAM_TIME_PARTS if context.request.chat.stream else deadline_ms
+        return deadline_ms / STREAM_TIME_DIVISOR if context.request.chat.stream else deadline_ms
 
 
 def _list_names(context: MemoryContext, name: str | None) -> list[str]:
@@ -204,6 +207,11 @@ def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
     # Messages that the client leaves out of its list are not put back, and may have to be recalled.
     is_trimmed = context.request.spec.history == "client" and not context.plan.follows_head
     return elsewhere_count > 0 or window.evicted_tokens > 0 or is_trimmed
+
+
+def _count_naming_tokens(*, is_named: bool) -> int:
+    """Returns the tokens of the line that names the note's mark. is_named: True: the prompt names it already."""
+    return 0 if is_named else note_text.NAMING_TOKENS
 
 
 def _estimate_change_tokens(context: MemoryContext, section: Section) -> int:

@@ -23,7 +23,7 @@ _MAX_HITS = 40
 # Short messages are read for this many times the budget, since some of them repeat others.
 SPARE_BUDGETS = 2
 # The search by words has a third of the time for recall to itself.
-WORDS_TIME_PARTS = 3
+WORDS_TIME_DIVISOR = 3
 
 
 class RecallTime(Struct, frozen=True):
@@ -69,7 +69,7 @@ class RequestSearch(Struct, frozen=True):
         context, visible = self.context, self.visible
         # A vector that does not come in time leaves time for a search by words.
         limit_ms = self.recall_time.limit_ms
-        wait_ms = self.recall_time.measure_remaining_ms() - limit_ms / WORDS_TIME_PARTS
+        wait_ms = self.recall_time.measure_remaining_ms() - limit_ms / WORDS_TIME_DIVISOR
         vector = await self.vectors.find_vector(context.agent, query, wait_ms)
         has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim_seqs
         return await self.store.recall.search(

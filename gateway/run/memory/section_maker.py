@@ -88,7 +88,7 @@ class SectionMaker(Struct, frozen=True):
     ) -> StandingBlock:
         """Returns the block of standing facts."""
         facts = context.snapshot.standing
-        if not facts or self.recaller.choose_note_budget(context) <= 0:
+        if not facts or self.recaller.limit_recalled_tokens(context) <= 0:
             return StandingBlock()
         pinned_facts = self.list_pinned_facts(context, takes_note=takes_note, binds_thoughts=binds_thoughts)
         return make_standing_block(facts, context.blocks, pinned_facts)

@@ -35,7 +35,7 @@ from gateway.run.background.embed import (
 )
 from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.memory.query_vectors import QueryVectors
-from gateway.run.memory.recall import STREAM_TIME_PARTS
+from gateway.run.memory.recall import STREAM_TIME_DIVISOR
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.errors import StoreFailed
@@ -819,7 +819,7 @@ def test_a_stream_that_gets_no_vector_in_time_still_searches_by_words(
         assert TORTOISE in world.ask_in_new_chat("What does my tortoise like?", stream=True)
         assert TORTOISE in world.ask_in_new_chat("What does my slow tortoise like?")
     whole = 50_000.0  # the tests' time for recall
-    streamed = whole / STREAM_TIME_PARTS
+    streamed = whole / STREAM_TIME_DIVISOR
     assert 0 < waits[-2] <= streamed * 2 / 3
     assert streamed < waits[-1] <= whole * 2 / 3
 

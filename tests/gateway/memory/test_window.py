@@ -24,7 +24,7 @@ from gateway.run.memory import composer, note_search
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.recall import MIN_NOTE_TOKENS, NOTE_CONTEXT_PARTS
+from gateway.run.memory.recall import MIN_NOTE_TOKENS, NOTE_CONTEXT_DIVISOR
 from gateway.settings import UpstreamSettings
 from gateway.tokens import Tokenizer, choose_tokenizer, count_message_tokens
 from tests.doubles.upstream import Call, StrictUpstream, UpstreamRequest, call_tools, say
@@ -132,7 +132,7 @@ def test_a_note_takes_what_the_window_leaves_free(
 ) -> None:
     """The window moves when a short note has no room any more, not when the longest has none."""
     context = 6_400
-    most = context // NOTE_CONTEXT_PARTS + NAMING_TOKENS * 5 // 4  # the first note also names its mark
+    most = context // NOTE_CONTEXT_DIVISOR + NAMING_TOKENS * 5 // 4  # the first note also names its mark
     large = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
     with remember(upstream, tmp_path, upstreams=(large,)) as world:
         for n in range(20):
