@@ -78,6 +78,9 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     Where several questions are answered at once over one history, a list has after two messages what another list has
     between them. No word is lost, so this holds for an exchange that was continued, too.
 
+    If such a sibling ends with the question of the path, after the same messages, the path has another reply to it: the
+    question was asked again when the interrupted reply before it was stored. A sibling that was continued stays.
+
     path: the messages of an active exchange and of the exchanges before it, in the form in which its list has them.
     """
     exchanges = list({element.exchange.id: element.exchange for element in path}.values())
@@ -90,6 +93,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     if not siblings or any(is_tombstone(each) or each.redactions for each in exchanges):
         return
     atoms, starts = _list_path_atoms(path)
+    question_atoms = _list_question_atoms(path)
     last_index = {atom: i for i, atom in enumerate(atoms)}
     remaining_siblings = [(sibling, starts[exchange_id]) for sibling, exchange_id in siblings]
     while remaining_siblings:
@@ -98,11 +102,21 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
             continue
         end = _find_end_of(other, atoms, last_index, start)
         if end is None:
+            if (
+                other.ended is not None
+                and _list_question_atoms(tree.list_path_elements(other)) == question_atoms
+            ):
+                _supersede(tree, other)
             continue
         # Edits that are not in the blocks yet belong to this exchange alone.
         if other.ended is not None and (other.merged or not other.edits):
             tree.change(other.id, superseded=True)
         remaining_siblings += [(child, end) for child in tree.list_children(other)]
+
+
+def _list_question_atoms(path: Sequence[PathElement]) -> list[Atom]:
+    """Returns the atoms of a path, oldest first, without those of its last reply."""
+    return [atom for element in path[:-1] for atom in element.atoms]
 
 
 class _PathAtoms(NamedTuple):

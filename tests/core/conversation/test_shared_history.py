@@ -142,6 +142,22 @@ def test_no_reply_is_lost_where_the_same_is_asked_twice_at_once(world: World, ke
 
 
 @both
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first ends first", "second ends first"])
+def test_a_request_that_came_before_the_end_of_its_barge_in_is_asked_again(
+    world: World, key: str | None, order: tuple[int, int]
+) -> None:
+    """The request had come before the gateway saw that the client had left, and was sent again then."""
+    told = world.begin([user("Tell me of a fox.")], key)
+    whole = [user("Tell me of a fox."), assistant("Once there was"), user("And then?")]
+    early = world.begin(whole, key)
+    world.cancel(told, [assistant("Once there was a fox")])
+    requests = [early, world.begin(whole, key)]
+    for n in order:
+        world.finish(requests[n], f"It woke {n}.")
+    assert world.active() == [*map(read_text, whole), f"It woke {order[-1]}."]
+
+
+@both
 def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancelled_request(
     world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
