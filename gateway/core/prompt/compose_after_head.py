@@ -19,8 +19,9 @@ from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, 
 def compose_after_head(
     tree: Tree, plan: Plan, offered_tools: Container[str], new_notes: Mapping[int, str]
 ) -> Composition:
-    """Returns the composition of a list that goes on from a head. The end of the list that is in order stays there.
+    """Returns the composition of a list that goes on from a head.
 
+    The messages at the end of the list that are in order already stay there. All others are inserted before them.
     The parameters are as in `compose`.
 
     Raises: MissingContents.
@@ -38,7 +39,7 @@ def compose_after_head(
         omitted = []
     had_rounds = match_point is not None and match_point.has_full_reply and plan.heard_count > 0
     composition = Composition(unrestored_rounds=int(had_rounds and heard_with_rounds is None))
-    unmoved_messages = _list_messages_that_stay(messages, listing.positions)
+    unmoved_messages = _find_unmoved_messages(messages, listing.positions)
     moved_indices = set(range(len(listing)))
     for message, index in unmoved_messages:
         assert index is not None  # only messages of the client's list stay
@@ -74,7 +75,7 @@ def _find_heard_with_rounds(
     )
 
 
-def _list_messages_that_stay(
+def _find_unmoved_messages(
     messages: Sequence[SentMessage], positions: Sequence[int]
 ) -> Sequence[SentMessage]:
     """Returns the messages at the end that stay in the client's list.
@@ -82,15 +83,16 @@ def _list_messages_that_stay(
     positions: the position in the request of each message of the list.
     """
     start = len(messages)
-    next_index = len(positions)
-    while start and (index := messages[start - 1].list_index) is not None and index < next_index:
+    first_index = len(positions)
+    while start and (index := messages[start - 1].list_index) is not None and index < first_index:
         start -= 1
-        next_index = index
+        first_index = index
     result_count = len([*takewhile(lambda each: each.role == "tool", messages[start:])])
+    result_positions = positions[first_index : first_index + result_count]
     # Results directly follow their reply. The list may have a system message among them, or after a reply that moves.
-    last_result = next_index + result_count - 1
-    is_parted = result_count and positions[last_result] != positions[next_index] + result_count - 1
-    return messages[start + result_count :] if next_index or is_parted else messages[start:]
+    if result_positions and (first_index or result_positions[-1] - result_positions[0] >= result_count):
+        start += result_count
+    return messages[start:]
 
 
 def _list_heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:
