@@ -109,17 +109,17 @@ class MemoryForgetting:
         _check_confirmed(preview, confirm)
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
         retained_seqs = [each.seq for each in retained_facts]
+        if unknown_seqs := {*keep}.difference(retained_seqs):
+            raise _make_keep_error(f"fact {min(unknown_seqs)} is none of those that would go")
         erased_names = await name_erased(
             self._store, memory.id, part.target, _list_names_in_audit(kind, preview), retained_seqs
         )
         try:
-            if unknown_seqs := {*keep}.difference(retained_seqs):
-                raise WriteConflict(f"fact {min(unknown_seqs)} is none of those that would go")
             forgetting_id = await self._store.forgetting.begin(
                 memory.id, part.target, keeps_pause=True, retained_facts=retained_seqs
             )
         except WriteConflict as error:
-            raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
+            raise _make_keep_error(error.message) from error
         task = self._tasks.start(self._carry_out(forgetting_id))
         at = self._now()
         await note_retained(self._store, at, editor.actor, uid, retained_seqs)
@@ -158,6 +158,10 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
             f"Nothing was forgotten: {preview.confirm} {noun} would go now, not “{typed_text}”.",
             param="confirm",
         )
+
+
+def _make_keep_error(reason: str) -> Conflict:
+    return Conflict(f"Nothing was forgotten: {reason}.", param="keep")
 
 
 def _make_result(
