@@ -11,8 +11,8 @@ from adapters.errors import ProviderReplyBroken
 from adapters.sse import EventDecoder
 from adapters.types import Event
 
-# The time for which comments before the content are held back. Chosen below the 5 s that clients (LiveKit's) wait for
-# the head and for each sign of life after it.
+# The time for which comments and events before the content are held back. Chosen below the 5 s that clients (LiveKit's)
+# wait for the head and for each sign of life after it.
 HELD_S = 2.0
 # The names of the events of Claude's API without any content.
 _EMPTY_EVENTS: Final = ("ping", "message_start", "content_block_start")
@@ -35,7 +35,7 @@ class FirstEvent:
         # The first comment or event without content, which counts as the first event after `HELD_S`; None: there was
         # no such event yet.
         self.empty_event: Event | None = None
-        # The time, by the clock of `feed`, at which `HELD_S` is over.
+        # The time, by the clock of `feed`, at which `empty_event` has been held for `HELD_S`.
         self.hold_ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:

@@ -29,7 +29,7 @@ async def open_store(
     """Opens the store in a SQLite file, or in the PostgreSQL database that a URL names.
 
     now: a clock, in seconds since the epoch; None: the machine's, or the database's if processes share it.
-    tick: a clock for leases, which never jumps; None: the machine's, or the database's if processes share it.
+    tick: a monotonic clock, for leases; None: the machine's, or the database's if processes share it.
     options: the keyword arguments of `SqliteDatabase.open` or `PostgresDatabase.open`.
 
     Raises: the errors of that `open`.

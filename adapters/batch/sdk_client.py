@@ -58,7 +58,7 @@ class SdkBatches:
         headers: the headers that are sent with every request.
         now: a clock, in seconds since the epoch, by which a Retry-After is read.
         proxy: the proxy of the settings; None: no proxy.
-        adapt_calls: the function `adapt_calls` of the `OpenAICompatible` of the same upstream.
+        adapt_calls: the function that gives calls the form that the upstream takes (`OpenAICompatible.adapt_calls`).
         """
         self._base_url = base_url
         self._key = key

@@ -1,4 +1,4 @@
-"""The query of a request for data that belongs to a user, whom the query may name."""
+"""The query of a URL, which may name the user of the data that is asked for."""
 
 from __future__ import annotations
 

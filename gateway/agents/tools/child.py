@@ -14,6 +14,7 @@ import json
 import resource
 import sys
 
+# The first line on stdout: the process is ready for questions.
 READY = b"\n"
 
 

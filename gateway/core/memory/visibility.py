@@ -28,7 +28,7 @@ class VisibleMessage(NamedTuple):
 
     # The index of the message in the exchange's input; REPLY: the message is the reply.
     message_index: int
-    # The message.
+    # The message, without fillers and thoughts.
     message: WireMessage
 
 
@@ -116,7 +116,7 @@ def _make_recallable(exchange: Exchange, visible: VisibleMessage, text: str, pre
     index = len(exchange.inputs) if is_reply else visible.message_index
     seq = exchange.seq + index
     if index and index - 1 in exchange.redactions:
-        previous = seq - 1  # as the index has it: it was written before that message was forgotten
+        previous = seq - 1  # the index was written before that message was forgotten, and names it still
     name = visible.message.get("name")
     return Message(
         seq=seq,

@@ -31,7 +31,7 @@ class OperationTable:
         operation = self._operations.get(name)
         if operation is None:
             raise UnknownPath(
-                f"There is no operation {name!r} here: the gateway and the command are of two versions. "
+                f"There is no operation {name!r} here: the gateway and the command have different versions. "
                 "Start the gateway again."
             )
         try:

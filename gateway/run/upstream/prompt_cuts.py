@@ -42,7 +42,7 @@ class PromptCuts:
         """Returns a shorter request, or None if the error has another cause or the request cannot be cut any more.
 
         error_body: the body of the upstream's error.
-        make: makes the request again, for a target with a smaller window.
+        make: the function that makes the request again, for a target with a smaller window.
         """
         error_body = error_body[:ERROR_BYTES]
         tokens = find_named_context_length(error_body, request.body)

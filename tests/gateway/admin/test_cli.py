@@ -336,7 +336,7 @@ def test_keys_go_through_the_process_that_serves(
 def test_a_gateway_that_does_not_know_a_command_is_of_another_version(
     upstream: StrictUpstream, database: Path
 ) -> None:
-    with owner(upstream, database), pytest.raises(GatewayError, match="are of two versions"):
+    with owner(upstream, database), pytest.raises(GatewayError, match="have different versions"):
         Commands().perform("keys-lend", {})
 
 
