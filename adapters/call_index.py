@@ -78,7 +78,7 @@ class CallIndexer:
 
 
 class IndexedReply(WrappedStream):
-    """A stream with missing indices of calls added. Bytes after [DONE] pass as they come."""
+    """A stream with missing indices of calls added."""
 
     def __init__(self, reply: ModelReply) -> None:
         super().__init__(reply)
@@ -86,6 +86,4 @@ class IndexedReply(WrappedStream):
 
     async def events(self) -> AsyncIterator[list[Event]]:
         async for events in self._reply.events():
-            indexed = [self._indexer.add_index(event) for event in events]
-            self._passes_rest = self._passes_rest or indexed[-1].data == b"[DONE]"
-            yield indexed
+            yield [self._indexer.add_index(event) for event in events]

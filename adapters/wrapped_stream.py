@@ -17,24 +17,19 @@ class WrappedStream(ABC):
     """
 
     is_stream = True
+    # The length that the other reply announces is not the length of what a subclass makes.
     size_bytes: int | None = None
 
     def __init__(self, reply: ModelReply) -> None:
         self.status: int = reply.status
         self.headers: tuple[Header, ...] = reply.headers
         self._reply = reply
-        # Set by a subclass: True to have `chunks` yield the rest of the wrapped body as it comes, unread.
-        self._passes_rest = False
 
     @property
     def prompt_usage(self) -> Json | None:
         return self._reply.prompt_usage
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        if self._passes_rest:
-            async for chunk in self._reply.chunks():
-                yield chunk
-            return
         async for events in self.events():
             yield b"".join([event.raw for event in events])
 

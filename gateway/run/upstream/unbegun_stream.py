@@ -26,28 +26,29 @@ class UnbegunStream(WrappedStream):
         """Wraps a stream. replace: returns the reply in its place if it fails, or None if the failure is the answer."""
         super().__init__(reply)
         self._replace = replace
+        # True from the first event on, or since another reply was requested: no other reply can take its place.
+        self._has_begun = False
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """Yields the events of the stream, or of the reply in its place if it fails before its first event."""
-        # The rest passes as it comes from the first event on, or after another reply was asked for.
         failure: Failure | None = None
         last_read: list[Event] | ProviderError = []
         try:
             async for events in self._reply.events():
-                if not self._passes_rest:
+                if not self._has_begun:
                     if (failure := _find_failure(events)) is not None:
                         last_read = events
                         break
-                    self._passes_rest = any(event.data is not None for event in events)
+                    self._has_begun = any(event.data is not None for event in events)
                 yield events
-            if not self._passes_rest and failure is None:
+            if not self._has_begun and failure is None:
                 raise ProviderReplyBroken("the upstream's stream ended before its first event")
         except ProviderError as error:
-            if self._passes_rest:
+            if self._has_begun:
                 raise
             failure = classify_failure(error)
             last_read = error
-        self._passes_rest = True
+        self._has_begun = True
         if failure is None:
             return
         # A failed reply must hold no connection while another try waits, nor be in the way of closing the other reply.
