@@ -211,21 +211,6 @@ class FileExtension(msgspec.Struct):
     is_moved: bool = False
 
 
-_Raw = Annotated[list[msgspec.Raw], _MAX_FILE_PARTS] | None
-
-
-class FileLists(msgspec.Struct):
-    """The lists of a file with unparsed entries, by which the lengths are checked before the entries are parsed."""
-
-    blocks: _Raw = None
-    tools: _Raw = None
-    sources: _Raw = None
-    files: _Raw = None
-    groups: _Raw = None
-    mcp_servers: _Raw = None
-    skills: _Raw = None
-
-
 class FileMetadata(msgspec.Struct, frozen=True):
     """The metadata of a file."""
 

@@ -11,7 +11,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -25,7 +24,6 @@ from gateway.agents.agent_file.file_structs import (
     FileConversation,
     FileExtension,
     FileIdentity,
-    FileLists,
     FilePassage,
 )
 from gateway.agents.agent_file.import_form import ImportForm
@@ -59,7 +57,7 @@ from gateway.agents.wire.sent_values import get_sent_or
 from gateway.agents.wire.struct_fields import convert, parse
 from gateway.core.definition import ConversationDefinition, IdentityDefinition, Sleeptime
 from gateway.errors import BadRequest
-from gateway.validation import Fault, Path, make_fault
+from gateway.validation import Fault, Path
 from storage.listing import PassageDraft
 
 
@@ -251,7 +249,6 @@ class _FileReader:
 def _parse_file(data: bytes) -> dict[str, Any]:
     """Returns the JSON object in a file. Raises: Unprocessable."""
     data = data.removeprefix(BOM_UTF8)  # editors on Windows begin files with it
-    _check_lists(data)
     json = parse(data, FILE_FIELD)
     if isinstance(json, str):
         # Programs that save the client's answer as JSON write the file as one text.
@@ -259,18 +256,6 @@ def _parse_file(data: bytes) -> dict[str, Any]:
     if not isinstance(json, dict):
         raise Unprocessable(Fault(FILE_FIELD, "Input should be an object", "model_type"))
     return json
-
-
-def _check_lists(data: bytes) -> None:
-    """Checks the lengths of the file's lists. Raises: Unprocessable if a list is too long."""
-    try:
-        msgspec.json.decode(data, type=FileLists)
-    except msgspec.ValidationError as error:
-        fault = make_fault(error, None, FileLists, FILE_FIELD)
-        if "length" in fault.message:
-            raise Unprocessable(replace(fault, kind="value_error")) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass  # other faults are found when the whole file is read
 
 
 def _check_ids(json: Mapping[str, Any]) -> None:
