@@ -221,6 +221,10 @@ class OpenReading(Struct, frozen=True):
     conversation_name: str
 
 
+# The time by which agents are sorted: when they were created or updated, or when their last run was completed.
+AgentSorting = Literal["created", "updated", "completed"]
+
+
 class AgentFilter(Struct, frozen=True):
     """The agents that a list shows. A field that is None leaves out none."""
 
@@ -238,8 +242,8 @@ class AgentFilter(Struct, frozen=True):
     identity: str | None = None
     # The keys of identities of which the agent has one; empty: the agent has any identities.
     identity_keys: Sequence[str] = ()
-    # The time by which the agents are sorted: `created`, `updated` or `completed` (of the last run).
-    order: str = "created"
+    # The time by which the agents are sorted.
+    order: AgentSorting = "created"
     # True if hidden agents are listed as well.
     includes_hidden: bool = False
 

@@ -5,6 +5,7 @@ A field that is `refused` is a 400 where it is sent; one that is `NoEffect` is n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
@@ -14,10 +15,16 @@ from gateway.agents.wire.send import MessageType
 from gateway.agents.wire.sent_values import find_sent, get_sent_or
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, Repeated, UrlQuery, refused
 from gateway.validation import Fault
-from storage.listing import LAST_NUMBER
+from storage.listing import LAST_NUMBER, AgentSorting
 
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
+# The store's names of the times by which agents are sorted, by the values of `order_by` and `sort_by`.
+_AGENT_SORTINGS: Mapping[str, AgentSorting] = {
+    "created_at": "created",
+    "updated_at": "updated",
+    "last_run_completion": "completed",
+}
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 # A text that a list is searched for. A database may compare it at each offset of a stored text, so its length is
 # limited; chosen, not measured: names and sentences are far shorter.
@@ -75,14 +82,13 @@ class AgentsQuery(PageQuery):
     created_by_id: Annotated[str | None, refused("Agents have no authors.")] | UnsetType = UNSET
 
     @property
-    def sorting(self) -> str:
-        """The name of the time by which agents are ordered: created, updated or completed. Raises: Unprocessable."""
-        by = get_sent_or(self.order_by, get_sent_or(self.sort_by, "created_at"))
-        try:
-            return {"created_at": "created", "updated_at": "updated", "last_run_completion": "completed"}[by]
-        except KeyError:
+    def sorting(self) -> AgentSorting:
+        """The time by which agents are sorted. Raises: Unprocessable."""
+        order = get_sent_or(self.order_by, get_sent_or(self.sort_by, "created_at"))
+        if order not in _AGENT_SORTINGS:
             message = "Expected created_at, updated_at or last_run_completion"
-            raise Unprocessable(Fault(("query", "sort_by"), message, "literal_error", by)) from None
+            raise Unprocessable(Fault(("query", "sort_by"), message, "literal_error", order))
+        return _AGENT_SORTINGS[order]
 
 
 class AgentQuery(UrlQuery):
