@@ -81,13 +81,23 @@ class TurnLocation(Struct, frozen=True):
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
     """Returns the location of the turn with a name; None: the project has no such turn. Raises: StoreError."""
     begun_turn = await store.messages.find_begun(project, name.conversation_uid, parse_turn_begin(name.turn))
-    if begun_turn is not None and begun_turn.listed.run_uid is None:
+    if begun_turn is None:
+        run_turn_name = await find_run_turn_name(store, project, name.tag)
+        if run_turn_name is not None:
+            # The id of a run is random and no turn's name, so this call finds no further run.
+            run_turn = await find_turn(store, project, run_turn_name)
+            return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
+    elif begun_turn.listed.run_uid is None:
         exchange = begun_turn.listed.exchange
         return TurnLocation(begun_turn.agent, NamedTurn(name, exchange), (exchange.id,))
-    if begun_turn is None and (stored_name := await find_run_turn_name(store, project, name.tag)) is not None:
-        run_turn = await find_turn(store, project, stored_name)
-        return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
-    # The reply was stored by an earlier request with the same words, or has several steps.
+    return await _find_in_conversation(store, project, name)
+
+
+async def _find_in_conversation(store: Store, project: str, name: TurnName) -> TurnLocation | None:
+    """Returns the location of a turn with several steps, or with a reply that an earlier request had stored.
+
+    Returns None if the conversation has no such turn.
+    """
     conversation = await store.messages.find_conversation(project, name.conversation_uid)
     if conversation is None:
         return None
@@ -152,6 +162,7 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
             turns[conversation] = await load_turns(store, agent, conversation)
         path = [*map(without_private, turns[conversation].list_path_to(make_begun_hex(begun_at)))]
         if path:
-            # Of replies with the same id the newest counts, which comes first.
-            paths = {**dict.fromkeys(matching_ids, path), **paths}
+            for reply_id in matching_ids:
+                # Of replies with the same id the newest counts, which comes first.
+                paths.setdefault(reply_id, path)
     return paths
