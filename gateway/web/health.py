@@ -34,12 +34,12 @@ GET  /health/ready          whether requests are taken
 class Readiness:
     """The state of the process, for load balancers."""
 
+    # Returns the status of the store: "ok", or its fault.
+    read_store_status: Callable[[], str]
     # True once the startup is over: the store is open, and requests are taken.
     has_started: bool = False
     # True while the process stops: running requests end, and new ones should go elsewhere.
     is_draining: bool = False
-    # Returns the status of the store: "ok", or its fault.
-    read_store_status: Callable[[], str] = lambda: "ok"
 
     @property
     def is_ready(self) -> bool:

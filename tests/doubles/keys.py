@@ -1,10 +1,11 @@
-"""Doubles of `storage.sql.keys.Keys`: one that fails, and one without keys."""
+"""Doubles of `storage.sql.keys.Keys`: one that fails, and two without keys."""
 
 from __future__ import annotations
 
 from storage.errors import StoreCorrupt
 from storage.key_record import Key
 from storage.sql.keys import IssuedKey
+from tests.doubles.upstream import Gate
 
 
 class BrokenKeys:
@@ -34,3 +35,18 @@ class NoKeys(BrokenKeys):
 
     async def has_any(self) -> bool:
         return False
+
+
+class HeldKeys(NoKeys):
+    """No key exists, and the database is slow to say so."""
+
+    def __init__(self) -> None:
+        # Open once the first request waits for the database.
+        self.has_request = Gate()
+        # The database answers once this is open.
+        self.answer = Gate()
+
+    async def has_any(self) -> bool:
+        self.has_request.open()
+        await self.answer.wait()
+        return await super().has_any()

@@ -20,10 +20,10 @@ from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.socket.client_events import CreateEvent, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.web.auth import Guard
 from gateway.web.sockets import protocol
 from storage.forget_commands import ForgetTarget
 from storage.sql.statements import make_statement
+from tests.doubles.keys import HeldKeys
 from tests.doubles.responses_rules import StoredResponses, call_item, message_item, reasoning_item
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.page.memories import memory_of
@@ -49,6 +49,13 @@ def ways(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Pat
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
     with remember(upstream, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def held_keys(world: World) -> HeldKeys:
+    """The keys of a slow database: each handshake waits for them."""
+    world.gateway.app.guard.keys = keys = HeldKeys()
+    return keys
 
 
 @pytest.fixture
@@ -1047,22 +1054,14 @@ def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
 
 @pytest.mark.parametrize("frames", [b"\xff" * 4, b"\x89\x80\0\0\0\0" * 2_000], ids=["malformed", "too many"])
 def test_bad_frames_before_the_handshake_is_answered_end_the_connection(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, frames: bytes
+    world: World, held_keys: HeldKeys, caplog: pytest.LogCaptureFixture, frames: bytes
 ) -> None:
-    arrived, gate = Gate(), Gate()
-
-    async def demands_key(_: Guard) -> bool:
-        arrived.open()
-        await gate.wait()
-        return False
-
-    monkeypatch.setattr(Guard, "demands_key", demands_key)
     with world.gateway.connect() as http:
         http.request("GET", "/v1/responses", headers=HANDSHAKE)
-        arrived.wait_sync()
+        held_keys.has_request.wait_sync()
         http.send(frames)
         wait_until_disconnected(world)
-        gate.open()
+        held_keys.answer.open()
     assert "Traceback" not in caplog.text
 
 
@@ -1140,24 +1139,16 @@ def test_a_response_that_the_end_cuts_is_reported_as_incomplete(
 
 
 def test_a_handshake_under_way_while_the_gateway_ends_is_answered(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, held_keys: HeldKeys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate, server = Gate(), world.gateway.server
-
-    async def demands_key(_: Guard) -> bool:
-        arrived.open()
-        await gate.wait()
-        return False
-
-    arrived = Gate()
-    monkeypatch.setattr(Guard, "demands_key", demands_key)
+    server = world.gateway.server
     with world.gateway.connect() as http:
         http.request("GET", "/v1/responses", headers=HANDSHAKE)
-        arrived.wait_sync()
+        held_keys.has_request.wait_sync()
         world.gateway.loop.call_soon_threadsafe(server.request_exit)
         while server.servers and server.servers[0].sockets:
             world.gateway.call(asyncio.sleep(0))
-        gate.open()
+        held_keys.answer.open()
         assert http.read_head().status == 101
         assert http.read_until((1012).to_bytes(2, "big"))
     assert "Traceback" not in caplog.text

@@ -35,10 +35,10 @@ def test_a_draining_gateway_is_alive_and_not_ready(upstream: StrictUpstream, tmp
 @pytest.mark.parametrize(
     ("readiness", "status", "ready"),
     [
-        (Readiness(), "starting", False),
-        (Readiness(has_started=True), "ok", True),
-        (Readiness(has_started=True, is_draining=True), "draining", False),
-        (Readiness(has_started=True, read_store_status=lambda: "full"), "degraded", True),  # chat goes on
+        (Readiness(lambda: "ok"), "starting", False),
+        (Readiness(lambda: "ok", has_started=True), "ok", True),
+        (Readiness(lambda: "ok", has_started=True, is_draining=True), "draining", False),
+        (Readiness(lambda: "full", has_started=True), "degraded", True),  # chat goes on
     ],
 )
 def test_a_gateway_is_ready_between_its_start_and_its_end(

@@ -38,7 +38,7 @@ def served(app: Any, talk: Talk, limits: Limits | None = None) -> Any:
     async def run() -> Any:
         listener = bind("127.0.0.1", 0)
         started = asyncio.Event()
-        server = make_server(with_lifespan, ServerSettings(), Readiness(), started.set, limits)
+        server = make_server(with_lifespan, ServerSettings(), Readiness(lambda: "ok"), started.set, limits)
         serving = asyncio.create_task(server.serve([listener]))
         await started.wait()
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
