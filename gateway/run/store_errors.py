@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from gateway.errors import MemoryUnavailable
-from storage.errors import RecordChanged, StoreError
+from gateway.errors import Conflict, MemoryUnavailable, UnknownId, make_sentence
+from storage.errors import NotFound, RecordChanged, StaleWrite, StoreError, WriteConflict
 
 T = TypeVar("T")
 
@@ -22,6 +22,18 @@ def map_store_errors() -> Iterator[None]:
         yield
     except StoreError as error:
         raise MemoryUnavailable.for_status(error.status) from error
+
+
+def make_record_error(error: StoreError, message: str) -> UnknownId | Conflict | None:
+    """Returns the caller's error for a record that is gone or has changed; None: `error` is about no record.
+
+    message: the store's message for the caller.
+    """
+    if isinstance(error, NotFound):
+        return UnknownId(make_sentence(message))
+    if isinstance(error, WriteConflict | StaleWrite):
+        return Conflict(make_sentence(message))
+    return None
 
 
 async def retry_changed_record(change: Callable[[], Awaitable[T]]) -> T:

@@ -32,21 +32,14 @@ from gateway.agents.wire.faults import LettaErrors, Unprocessable
 from gateway.agents.wire.struct_fields import Body, Form, UrlQuery
 from gateway.core import ids
 from gateway.core.nul import without_nul
-from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, make_sentence
+from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, UnknownId, make_sentence
+from gateway.run.store_errors import make_record_error
 from gateway.validation import Fault
 from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
 from gateway.web.json_response import JsonResponse
 from gateway.web.request_info import get_request_info
-from storage.errors import (
-    BlockTooLong,
-    LimitExceeded,
-    NotFound,
-    StaleWrite,
-    StoreError,
-    WriteConflict,
-    is_known,
-)
+from storage.errors import BlockTooLong, LimitExceeded, NotFound, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
 
@@ -302,22 +295,21 @@ def read_uid(kind: str, public_id: str) -> str:
 
 def _make_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
     """Returns the error for the caller, made of an error of the store, with ids in place of uids."""
+    message = error.message
     if isinstance(error, NotFound):
-        message = error.message
-        uid = _UID.search(error.message)
+        uid = _UID.search(message)
         if uid is not None:
             sent_id = request.get_sent_id(uid[1])
             prefix = sent_id.partition("-")[0]
             # An id with a number after the uid names a message or a step, which is missing in place of its agent.
             noun = prefix if sent_id.count("-") == 2 else _NOUNS.get(prefix)
             message = f"there is no {noun} {sent_id!r}" if noun else message.replace(uid[0], repr(sent_id))
-        return UnknownId(make_sentence(message))
     if isinstance(error, BlockTooLong):
-        return Unprocessable(Fault(("body", "value"), make_sentence(error.message)))
+        return Unprocessable(Fault(("body", "value"), make_sentence(message)))
     if isinstance(error, LimitExceeded):
-        return BadRequest(make_sentence(error.message))
-    if isinstance(error, WriteConflict | StaleWrite):
-        return Conflict(make_sentence(error.message))
+        return BadRequest(make_sentence(message))
+    if (record_error := make_record_error(error, message)) is not None:
+        return record_error
     if not is_known(error):
         _log.warning("A request was refused, since the database could not be used: %s", error.message)
     return MemoryUnavailable.for_status(error.status)

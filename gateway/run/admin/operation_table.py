@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from gateway.errors import Conflict, MemoryUnavailable, UnknownId, UnknownPath, make_sentence
+from gateway.errors import MemoryUnavailable, UnknownPath
 from gateway.run.admin.operation_arguments import RawArguments
-from storage.errors import NotFound, StaleWrite, StoreError, WriteConflict
+from gateway.run.store_errors import make_record_error
+from storage.errors import StoreError
 
 _Perform = Callable[[RawArguments], Awaitable[Any]]
 
@@ -36,9 +37,7 @@ class OperationTable:
             )
         try:
             return await operation(raw)
-        except NotFound as error:
-            raise UnknownId(make_sentence(error.message)) from error
-        except (WriteConflict, StaleWrite) as error:
-            raise Conflict(make_sentence(error.message)) from error
         except StoreError as error:
-            raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
+            # The operator may read the store's message, which can name a file or a server.
+            unavailable = MemoryUnavailable(error.message, retry_after_s=1.0)
+            raise make_record_error(error, error.message) or unavailable from error
