@@ -16,7 +16,7 @@ from storage.records import list_lost_lines
 from storage.sql.blocks import FORGET_ORIGIN
 from storage.sql.statements import load
 
-SQL = load("rebuild.sql")
+SQL = load("block_history.sql")
 
 
 def collect_source_rows(exchange_row: int | None, sources: bytes) -> set[int]:

@@ -35,10 +35,6 @@ ORDER BY 1
 -- Locks a block before its values are read: turns of other users may be writing it.
 SELECT id FROM blocks WHERE id = ? {postgres:FOR NO KEY UPDATE}
 
--- name: block_versions
--- Reads all values of a block, oldest first.
-SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
-
 -- name: versions_turnless
 -- Finds the values that batch items of a memory have written and that belong to no stored turn: the turn is stored later
 -- or never.
