@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from storage.database import Connection
+from storage.database import Connection, Statement
 from storage.operator_records import RebuiltBlock
 from storage.records import Block
 from storage.sql.block_history import collect_lost_lines, collect_mixed_sources, load_versions
@@ -40,7 +40,8 @@ async def count_versions_from_exchanges(
 
     values: the parameters of the statement `versions`: the erased exchanges, and the range of their rows.
     """
-    return await _count_versions(connection, rules, "versions", [values], content)
+    selection = _Selection(SQL["versions"], [values], may_stay=True)
+    return await _count_versions(connection, rules, selection, content)
 
 
 async def count_versions_with_texts(
@@ -48,23 +49,28 @@ async def count_versions_with_texts(
 ) -> VersionCounts:
     """Counts the versions that have a text of an erased fact. A version that has several counts more than once."""
     parameters = [[lower_ascii(text)] for text in content.fact_texts]
-    return await _count_versions(connection, rules, "versions_with", parameters, content)
+    selection = _Selection(SQL["versions_with"], parameters, may_stay=False)
+    return await _count_versions(connection, rules, selection, content)
+
+
+class _Selection(NamedTuple):
+    """A selection of the versions that are erased."""
+
+    # The statement that counts them in one block.
+    statement: Statement
+    # The statement's parameters before the block, one sequence for each run of the statement.
+    parameters: Sequence[Sequence[object]]
+    # True: some of the versions may stay with other words. Only the rebuilt block shows which.
+    may_stay: bool
 
 
 async def _count_versions(
-    connection: Connection,
-    rules: Rules,
-    statement: str,
-    parameters: Sequence[Sequence[object]],
-    content: ErasedContent,
+    connection: Connection, rules: Rules, selection: _Selection, content: ErasedContent
 ) -> VersionCounts:
-    """Counts the versions of all blocks that are erased by a statement.
-
-    parameters: the statement's parameters before the block, one sequence for each run of the statement.
-    """
+    """Counts the selected versions of all blocks."""
     total = VersionCounts()
     for block_row, _ in await load_writable_blocks(connection, content.exchanges.agent_row):
-        counts = await _count_block_versions(connection, rules, block_row, statement, parameters, content)
+        counts = await _count_block_versions(connection, rules, block_row, selection, content)
         total = VersionCounts(
             total.erased_count + counts.erased_count,
             total.rebuilt_count + counts.rebuilt_count,
@@ -74,19 +80,14 @@ async def _count_versions(
 
 
 async def _count_block_versions(
-    connection: Connection,
-    rules: Rules,
-    block_row: int,
-    statement: str,
-    parameters: Sequence[Sequence[object]],
-    content: ErasedContent,
+    connection: Connection, rules: Rules, block_row: int, selection: _Selection, content: ErasedContent
 ) -> VersionCounts:
-    """Counts the versions of a block that are erased. The parameters are as in `_count_versions`."""
+    """Counts the selected versions of a block."""
     erased_count = 0
     rebuilt_count = 0
     version_count = 0
-    for values in parameters:
-        row = await connection.fetch_row(SQL[statement], (*values, block_row))
+    for values in selection.parameters:
+        row = await connection.fetch_row(selection.statement, (*values, block_row))
         if row is None or not row[0]:
             continue
         statement_count, first_number, version_count = row
@@ -99,7 +100,7 @@ async def _count_block_versions(
     if version_count > _MAX_VERSIONS or len(stored_block.value) > _MAX_CHARS:
         return VersionCounts(erased_count, rebuilt_count)
     preview = await _preview_block(connection, rules, stored_block, content)
-    if statement == "versions":
+    if selection.may_stay:
         erased_count = preview.erased_count
         rebuilt_count = preview.rebuilt_count
     if preview.value == stored_block.value:
