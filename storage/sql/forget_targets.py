@@ -92,7 +92,8 @@ class ForgetTargets(StoreGroup):
         ]
         named_exchanges = [
             await exchanges.find_exchange(connection, agent_row, exchange_row)
-            for exchange_row in (*named_rows, *target.exchange_rows)
+            # Several messages may be of one exchange.
+            for exchange_row in dict.fromkeys([*named_rows, *target.exchange_rows])
             if exchange_row is not None
         ]
         target_exchanges = [exchange for exchange in named_exchanges if exchange is not None]

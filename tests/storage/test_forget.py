@@ -1146,6 +1146,9 @@ async def test_messages_and_exchanges_of_one_target_go_together(
     await talk(alice, ["one"], "c1")
     await talk(alice, ["two"], "c2")
     one, two = [await row_of(alice, f"{mark}u") for mark in ("one", "two")]
+    both = ForgetTarget(message_seqs=[two.seq, two.reply_seq], exchange_rows=[two.id])
+    extent = await store.forget_targets.measure(alice.agent.id, both)
+    assert (extent.messages, extent.remaining) == (2, 0)  # each counts once, however often it is named
     await forget(store, alice.agent, ForgetTarget(message_seqs=[one.seq], exchange_rows=[two.id]))
     assert left(holds, "oneu", "onea", "twou", "twoa") == ["onea"]
 
