@@ -226,8 +226,10 @@ def test_a_zip_with_numbers_of_64_bits_is_read() -> None:
 def test_json_is_bounded_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = json.dumps([{"mapping": {}, "x": "y" * 300_000}] * 3).encode()
     monkeypatch.setattr(import_json, "MAX_ITEM_BYTES", 200_000)
-    with pytest.raises(BadRequest, match="one conversation"):
+    with pytest.raises(BadRequest, match="one item of its list"):
         read(data)
+    with pytest.raises(BadRequest, match="the JSON around the list"):
+        read(json.dumps({"about": "y" * 300_000, "results": []}).encode(), "mem0")
     monkeypatch.setattr(import_json, "MAX_ITEM_BYTES", 600_000)
     monkeypatch.setattr(import_json, "MAX_JSON_BYTES", 800_000)
     with pytest.raises(BadRequest, match="GiB of JSON"):

@@ -23,7 +23,6 @@ from gateway.core.imports.records import SourceConversation, SourceFact, Unreada
 from gateway.run.admin.imports.import_archive import is_archive, open_parts
 from gateway.run.admin.imports.import_faults import make_wrong_file_error, map_parser_errors
 from gateway.run.admin.imports.import_json import (
-    LARGE_CONVERSATION,
     MAX_ITEM_BYTES,
     PIECE_BYTES,
     DepthLimit,
@@ -211,7 +210,7 @@ def _read_messages_at(file: IO[bytes], offsets: array[int]) -> Iterator[Any]:
         line = file.readline(MAX_LINE_BYTES + 2)
         size += len(line)
         if size > MAX_ITEM_BYTES:
-            raise make_wrong_file_error(LARGE_CONVERSATION)
+            raise make_wrong_file_error(f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB")
         yield _loads(line.removeprefix(BOM_UTF8))
 
 

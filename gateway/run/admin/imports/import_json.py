@@ -13,14 +13,13 @@ from gateway.run.admin.imports.import_faults import make_wrong_file_error, map_p
 MAX_JSON_BYTES: Final = 4 << 30
 # The deepest nesting of lists and objects. Not measured.
 _MAX_DEPTH: Final = 100
-# The most bytes of a conversation, as JSON or as lines. Mastra's export does not sort its messages by conversation, so
-# there it bounds all messages together.
+# The most bytes of an item of a list, of the JSON around a list, or of the lines of a conversation. In an export of
+# Mastra, where messages are not sorted by conversation, it bounds all messages together.
 MAX_ITEM_BYTES: Final = 64 << 20
 # The bytes that are parsed at a time: for about half a millisecond, during which no other thread runs.
 PIECE_BYTES: Final = 16 << 10
 # The most bytes of a piece of a long string.
 _MAX_PIECE_BYTES: Final = 1 << 20
-LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
 # All bytes but quotes and brackets, which alone decide how deep JSON is nested.
 _OTHER_BYTES: Final = bytes(set(range(256)) - set(b'"[]{}'))
 
@@ -69,7 +68,7 @@ class JsonStream:
         self._total_bytes = 0
         # The beginning of an escape, which the next piece completes.
         self._cut_escape = b""
-        # The bytes that were read since the end of the last conversation.
+        # The bytes that were read since the end of the last item: the next item, and the JSON around the list.
         self.item_bytes = 0
 
     def read(self, size: int = -1) -> bytes:
@@ -98,7 +97,9 @@ class JsonStream:
         if self._total_bytes > MAX_JSON_BYTES:
             raise make_wrong_file_error(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
         if self.item_bytes > MAX_ITEM_BYTES:
-            raise make_wrong_file_error(LARGE_CONVERSATION)
+            raise make_wrong_file_error(
+                f"one item of its list, or the JSON around the list, has more than {MAX_ITEM_BYTES >> 20} MiB"
+            )
         return data
 
 
