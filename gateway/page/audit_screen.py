@@ -230,6 +230,6 @@ def _render_sentence(record: AuditRecord) -> str:
         case "forget", ["all"]:
             return "all of the memory"
         case "forget", ["exchange", number]:
-            return f"message {number} and what came with it"
+            return f"message {number} and the rest of its turn"
         case _:
             return record.what or _OBJECTS.get(record.action, "")

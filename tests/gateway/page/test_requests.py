@@ -1252,7 +1252,7 @@ def test_the_request_of_a_long_list_that_was_forgotten_names_all_messages(operat
     (request,) = operator.twin(f"requests?memory={uid}")["items"]
     operator.post(f"m/{uid}/forget?exchange=1")
     assert "Messages 1 to 4 were forgotten " in plain(operator.get(f"r/{request['id']}").body.decode())
-    assert "message 1 and what came with it" in plain(operator.get("audit").body.decode())
+    assert "message 1 and the rest of its turn" in plain(operator.get("audit").body.decode())
 
 
 def test_the_request_of_a_reply_that_was_forgotten_says_who_forgot_it(operator: Operator) -> None:
