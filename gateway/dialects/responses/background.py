@@ -133,13 +133,13 @@ class RestoredRequest(Struct, frozen=True):
 class ShownResponses:
     """Shows responses in this dialect. Implements `gateway.run.responses.response_runs.ResponsesDialect`."""
 
-    def restore(self, stored: bytes, tag: str, created_at: float) -> RestoredRequest:
+    def restore(self, encoded_request: bytes, tag: str, created_at: float) -> RestoredRequest:
         """Returns a stored request.
 
         tag: the part that the response's ids share.
         created_at: the time at which the response was accepted, in seconds since the epoch.
         """
-        stored_request = StoredResponseRequest.decode(stored)
+        stored_request = StoredResponseRequest.decode(encoded_request)
         return RestoredRequest(stored_request, stored_request.read(), tag, int(created_at))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:

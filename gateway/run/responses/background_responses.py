@@ -120,7 +120,7 @@ class BackgroundResponses:
                 self.services.store.agents.uncache(agent.scope)
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
         reservation = self.services.limiter.pop_reservation(receipt) if accepted_response.is_new else None
-        self.maker.note_accepted(accepted_response.run.id, request_context, reservation)
+        self.maker.note_accepted_response(accepted_response.run.id, request_context, reservation)
         # A digest that comes again moves to the end: the first one is dropped.
         self._answered_requests.pop(response.digest, None)
         self._answered_requests[response.digest] = _AnsweredRequest(response.created_at, response.tag)

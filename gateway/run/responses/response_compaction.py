@@ -32,10 +32,10 @@ from gateway.tokens import choose_tokenizer, count_message_tokens
 from storage.run_records import TokenCounts
 
 # The tokens of the window of a model without a window in the settings: the smallest of the windows in use.
-_WINDOW: Final = 32_768
-# The messages that stay may fill one of this many parts of the window. Not measured: the summary, the new messages and
-# the reply share the rest.
-_WINDOW_PARTS: Final = 4
+_DEFAULT_WINDOW_TOKENS: Final = 32_768
+# The messages that stay may fill a quarter of the window. Not measured: the summary, the new messages and the reply
+# share the rest.
+_MESSAGES_DIVISOR: Final = 4
 
 
 class ResponseCompaction(Struct, frozen=True):
@@ -76,15 +76,16 @@ async def compact(
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
     whole_request = await chat.resolver.resolve_references(request, request_context)
-    window = await chat.find_context_window(whole_request, request_context) or _WINDOW
+    found_window = await chat.find_context_window(whole_request, request_context)
+    window_tokens = found_window or _DEFAULT_WINDOW_TOKENS
     summary = "\n\n".join(filter(None, map(read_summary, whole_request.messages)))
     prompt_tokens = completion_tokens = 0
     lines = list_message_lines(whole_request.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     # The notes so far, the question and the answer take less than the other half of the window.
-    for part in split_into_parts(lines, min(PART_TOKENS, window // 2)):
-        question = _make_question(request, make_summary_request(summary, part, limit_summary(window)))
+    for part in split_into_parts(lines, min(PART_TOKENS, window_tokens // 2)):
+        question = _make_question(request, make_summary_request(summary, part, limit_summary(window_tokens)))
         answer = HeldSink(sink)
         await chat.answer(question, request_context, answer, receipt, make_view)
         if answer.status != 200:
@@ -93,7 +94,7 @@ async def compact(
         prompt_tokens += counts.prompt
         completion_tokens += counts.completion
     newest_messages = await asyncio.to_thread(
-        _select_newest, whole_request.messages, request.model, window // _WINDOW_PARTS
+        _select_newest, whole_request.messages, request.model, window_tokens // _MESSAGES_DIVISOR
     )
     usage = {
         "prompt_tokens": prompt_tokens,

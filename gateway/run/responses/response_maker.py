@@ -50,11 +50,11 @@ class ResponseMaker:
     # The logs of the responses that are being made here, by the rows of their runs.
     logs: dict[int, ResponseLog] = field(default_factory=dict, init=False)
     # The responses that were accepted here and that, for all this process knows, have not ended; by the same rows.
-    _accepted: dict[int, AcceptedResponse] = field(default_factory=dict, init=False)
+    _accepted_responses: dict[int, AcceptedResponse] = field(default_factory=dict, init=False)
     # The time at which this process first left a response to other gateways, by the same rows.
     _left_at: dict[int, float] = field(default_factory=dict, init=False)
 
-    def note_accepted(
+    def note_accepted_response(
         self, run_row: int, request_context: RequestContext, reservation: LimitReservation | None
     ) -> None:
         """Notes a response that was accepted here.
@@ -62,12 +62,13 @@ class ResponseMaker:
         run_row: the row of the response's run.
         reservation: the reservation of its request; None: the response was accepted before, and has its reservation.
         """
-        accepted_before = self._accepted.pop(run_row, None)
+        earlier_response = self._accepted_responses.pop(run_row, None)
         if reservation is None:
-            reservation = LimitReservation() if accepted_before is None else accepted_before.reservation
-        self._accepted[run_row] = AcceptedResponse(request_context, reservation)
-        if len(self._accepted) > MAX_ACCEPTED_RESPONSES:  # other processes may perform those that stay
-            self._drop(next(iter(self._accepted)))
+            reservation = LimitReservation() if earlier_response is None else earlier_response.reservation
+        self._accepted_responses[run_row] = AcceptedResponse(request_context, reservation)
+        # A response that is dropped is made even so, by this process without the caller's key, or by another.
+        if len(self._accepted_responses) > MAX_ACCEPTED_RESPONSES:
+            self._drop(next(iter(self._accepted_responses)))
 
     async def perform(self, job: JobContext) -> None:
         """Makes the first response of a job. The other responses get a new job, which counts its own attempts."""
@@ -119,7 +120,7 @@ class ResponseMaker:
             attempt = ResponseAttempt(
                 self.services,
                 log,
-                find_accepted_response=partial(self._accepted.get, run.id),
+                find_accepted_response=partial(self._accepted_responses.get, run.id),
                 may_be_known_elsewhere=partial(self._may_be_known_elsewhere, run),
             )
             await attempt.perform(request)
@@ -134,7 +135,7 @@ class ResponseMaker:
 
     def _drop(self, run_row: int) -> None:
         """Drops what this process holds of a response that has ended. run_row: the row of its run."""
-        if (accepted_response := self._accepted.pop(run_row, None)) is not None:
+        if (accepted_response := self._accepted_responses.pop(run_row, None)) is not None:
             self.services.limiter.release_reservation(accepted_response.reservation)
         self._left_at.pop(run_row, None)
 
@@ -143,7 +144,7 @@ class ResponseMaker:
 
         Raises: StoreError.
         """
-        if run_rows := [*self._accepted, *self._left_at]:
+        if run_rows := [*self._accepted_responses, *self._left_at]:
             for run_row in {*run_rows} - await self.services.store.responses.find_open_among(run_rows):
                 self._drop(run_row)
 
@@ -180,7 +181,7 @@ class ResponseMaker:
 
         The time is counted from the first attempt of this gateway, since the response may have waited long before.
         """
-        if not self.services.store.database.is_shared or run.id in self._accepted:
+        if not self.services.store.database.is_shared or run.id in self._accepted_responses:
             return False
         now = self.services.now()
         return now - self._left_at.setdefault(run.id, now) < _ELSEWHERE_S

@@ -65,8 +65,8 @@ class BackgroundRequest(Protocol):
 class ResponsesDialect(EventDialect, Protocol):
     """The dialect of the responses. A response is JSON as its client sees it, and its events are bytes."""
 
-    def restore(self, stored: bytes, tag: str, created_at: float) -> BackgroundRequest:
-        """Returns a stored request.
+    def restore(self, encoded_request: bytes, tag: str, created_at: float) -> BackgroundRequest:
+        """Returns a request from its stored bytes.
 
         tag: the tag of the response's ids.
         created_at: the time of its creation, in seconds since the epoch.
@@ -118,10 +118,10 @@ class ResponseRuns(Struct, frozen=True):
 
     async def find_response(self, run: Run) -> Json | None:
         """Returns a response as it is shown before its turn is stored; None: the response was forgotten."""
-        stored = await self._find_text(run, RunTextKind.RESPONSE)
-        if stored is None:
+        stored_response = await self._find_text(run, RunTextKind.RESPONSE)
+        if stored_response is None:
             return None
-        shown: Json = orjson.loads(stored)
+        shown: Json = orjson.loads(stored_response)
         return await self.as_cancelled(run, shown) if run.state is RunState.CANCELLED else shown
 
     async def as_cancelled(self, run: Run, shown: Json) -> Json:
