@@ -453,6 +453,24 @@ def test_a_sleeptime_agent_of_a_letta_server_is_recreated(world: LettaWorld) -> 
     assert len(world.letta.agents.list().items) == 2
 
 
+def test_a_voice_agent_of_a_letta_server_has_the_window_of_its_group(world: LettaWorld) -> None:
+    def with_voice_group(file: File) -> None:
+        first = agent_of(file)
+        first["agent_type"] = "voice_convo_agent"
+        manager = {
+            "manager_type": "voice_sleeptime",
+            "manager_agent_id": first["id"],
+            "max_message_buffer_length": 60,
+            "min_message_buffer_length": 20,
+        }
+        file["groups"] = [{"id": "group-0", "agent_ids": [], "manager_config": manager, "description": ""}]
+
+    (id,) = bring_in(world, changed(with_voice_group))
+    group = world.letta.agents.retrieve(id).managed_group
+    assert group is not None
+    assert (group.max_message_buffer_length, group.min_message_buffer_length) == (60, 20)
+
+
 def changed(edit: Any) -> bytes:
     file = copy.deepcopy(LETTA_FILE)
     edit(file)

@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.agents.agent_file.import_form import ImportForm
+from gateway.agents.agent_file.read import read_file
 from gateway.agents.files.agent_import import AgentImport
 from gateway.agents.migrate.agents_server import RequestFailed, Server
 from gateway.agents.migrate.letta_agent import LettaAgent, make_agent_file
@@ -669,6 +671,14 @@ def test_an_agent_whose_id_is_taken_is_not_overwritten(world: LettaWorld, source
     form = {"file": ("a.af", make_agent_file(LettaAgent(state)), "application/json")}
     assert world.letta._client.post("/v1/agents/import", files=form).status_code == 409
     assert len(list(world.letta.agents.list())) == 1
+
+
+def test_a_moved_voice_agent_has_the_window_of_its_group() -> None:
+    window = {"max_message_buffer_length": 60, "min_message_buffer_length": 20}
+    group = {"manager_type": "voice_sleeptime", "agent_ids": [], **window}
+    state = {"id": GARDENER, "name": "x", "agent_type": "voice_convo_agent", "multi_agent_group": group}
+    (agent,) = read_file(make_agent_file(LettaAgent(state)), ImportForm(), now=0.0).agents
+    assert (agent.definition.most_messages, agent.definition.least_messages) == (60, 20)
 
 
 def listed(kind: str, id: str = "message-1", **more: Any) -> dict[str, Any]:

@@ -162,6 +162,10 @@ class FileGroupConfig(msgspec.Struct):
     manager_agent_id: str | None = None
     # The turns between two readings of a sleeptime agent; None: it reads after each turn.
     sleeptime_agent_frequency: Count | None = None
+    # The most messages of a voice agent's window; None: the bound of its kind.
+    max_message_buffer_length: Count | None = None
+    # The fewest messages that a voice agent's window retains; None: the bound of its kind.
+    min_message_buffer_length: Count | None = None
 
 
 class FileGroup(msgspec.Struct):

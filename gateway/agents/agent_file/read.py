@@ -25,6 +25,7 @@ from gateway.agents.agent_file.file_structs import (
     FileExtension,
     FileIdentity,
     FilePassage,
+    FileSleeptime,
 )
 from gateway.agents.agent_file.import_form import ImportForm
 from gateway.agents.agent_file.older_file import is_older, translate_older
@@ -124,8 +125,11 @@ class _FileReader:
         extension = self._extension.agents.get(agent.id)
         agent_extension = extension or AgentExtension()
         self._left_out += _read_secrets(agent)
-        definition = read_definition(raw, extension if self._is_own else None, self._form, path)
-        sleeptime = self._groups.sleeptimes.get(agent.id) or agent_extension.sleeptime
+        group = self._groups.sleeptimes.get(agent.id)
+        definition = read_definition(raw, extension if self._is_own else None, group, self._form, path)
+        sleeptime = (
+            agent_extension.sleeptime if group is None else FileSleeptime(group.sleeptime_agent_frequency)
+        )
         tools = read_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
         portable = PortableAgent(
             self._choose_name(agent),

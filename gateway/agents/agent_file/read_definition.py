@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_structs import AgentExtension
+from gateway.agents.agent_file.file_structs import AgentExtension, FileGroupConfig
 from gateway.agents.agent_file.import_form import ImportForm
 from gateway.agents.api.agent_bodies import CreateAgent, define_agent
 from gateway.agents.wire.faults import Unprocessable
@@ -27,18 +27,25 @@ _FIELDS = (
 
 
 def read_definition(
-    raw: Mapping[str, Any], extension: AgentExtension | None, form: ImportForm, path: Path
+    raw: Mapping[str, Any],
+    extension: AgentExtension | None,
+    group: FileGroupConfig | None,
+    form: ImportForm,
+    path: Path,
 ) -> AgentDefinition:
     """Returns the definition of an agent.
 
     raw: the JSON of the agent in the file.
     extension: the fields of the file that Letta's form lacks; None: Mnemogate did not write the file.
+    group: the group of sleeptime agents that read the agent; None: the file has no such group.
     form: the fields that were sent with the file.
     path: the path of the agent in the request, for errors.
 
     Raises: Unprocessable.
     """
     fields = _read_letta_fields(raw)
+    if group is not None:
+        fields |= _read_window(group.max_message_buffer_length, group.min_message_buffer_length)
     if extension is not None:
         fields |= _read_extension_fields(extension)
         config = fields.get("llm_config")
@@ -72,13 +79,15 @@ def _read_letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_extension_fields(extension: AgentExtension) -> dict[str, Any]:
     """Returns the fields of Mnemogate's own files as a request to create an agent has them."""
-    limits = {
-        "message_buffer_limit": extension.message_buffer_limit,
-        "message_buffer_min": extension.message_buffer_min,
-    }
     # A copy of a user's memory belongs to no user, so nothing is learned from it.
     own_fields = {name: value for name, value in extension.mnemogate.items() if name != "learn"}
-    return {**without_none(limits), "mnemogate": without_none(own_fields)}
+    window = _read_window(extension.message_buffer_limit, extension.message_buffer_min)
+    return {**window, "mnemogate": without_none(own_fields)}
+
+
+def _read_window(most: int | None, least: int | None) -> dict[str, Any]:
+    """Returns the bounds of a window in messages as a request to create an agent has them. None: no bound."""
+    return without_none({"message_buffer_limit": most, "message_buffer_min": least})
 
 
 def _read_rule(rule: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileGroupConfig, FileSleeptime
+from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileGroupConfig
 from gateway.agents.api.blocks import CreateBlock, make_block_draft
 from gateway.agents.core.agent_file import PortableFile, PortableFolder
 from gateway.agents.wire.faults import Unprocessable
@@ -65,8 +65,8 @@ def _check_reference(part_id: str, parts: Mapping[str, Any], path: Path) -> None
 class FileGroups(Struct, frozen=True):
     """The groups of a file."""
 
-    # The rules by which sleeptime agents read agents, by the ids of the read agents.
-    sleeptimes: Mapping[str, FileSleeptime]
+    # The groups of sleeptime agents, by the ids of the agents that they read.
+    sleeptimes: Mapping[str, FileGroupConfig]
     # The ids of the sleeptime agents.
     sleeptime_agent_ids: Set[str]
     # The names of groups of other kinds, which are left out.
@@ -76,7 +76,7 @@ class FileGroups(Struct, frozen=True):
 def read_groups(file: File) -> FileGroups:
     """Returns the groups of a file, of which the gateway has only those of sleeptime agents."""
     agent_ids = {str(agent.get("id")) for agent in file.agents}
-    sleeptimes: dict[str, FileSleeptime] = {}
+    sleeptimes: dict[str, FileGroupConfig] = {}
     sleeptime_agent_ids: set[str] = set()
     left_out: list[str] = []
     for n, group in enumerate(file.groups):
@@ -84,7 +84,7 @@ def read_groups(file: File) -> FileGroups:
         manager = config.manager_agent_id
         is_sleeptime = config.manager_type in ("sleeptime", "voice_sleeptime")
         if is_sleeptime and manager is not None and manager in agent_ids:
-            sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
+            sleeptimes[manager] = config
             sleeptime_agent_ids.update(agent_ids & {*group.agent_ids} - {manager})
         else:
             left_out.append(f"groups.{n}")

@@ -154,9 +154,7 @@ class AgentMessages:
         if conversation is not None:
             await erase_conversation(self._store, agent, conversation.id, keeps_memory=True, at=self._now())
 
-    async def list_numbers(
-        self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
-    ) -> Sequence[int]:
+    async def list_numbers(self, agent: Agent, conversation_name: str) -> Sequence[int]:
         """Returns the numbers of at most `MAX_LISTED_NUMBERS` messages in a conversation's window, oldest first."""
         conversation = await find_conversation(self._store, agent, conversation_name)
         if conversation is None:
