@@ -192,6 +192,8 @@ def test_private_addresses() -> None:
             [b'{"id":"resp_2","object":"response","status":"incomplete"}'],
             ReplyFacts("resp_2", "", ("incomplete",)),
         ),
+        # Blank lines that keep the connection open while a model works (DeepSeek, OpenRouter).
+        ([b'\n\n   \n{"id":"a","model":"m"}'], ReplyFacts("a", "m")),
         # Words where there should be a name are none.
         ([b'{"id":"said in words","choices":[{"finish_reason":"said"}]}'], ReplyFacts("", "", ("other",))),
         ([b"RIFF", b"", b"data: x", b'{"id":['], NO_FACTS),

@@ -20,6 +20,8 @@ from gateway.core.usage.gen_ai import FINISH_REASONS, MODEL_CHARS, OTHER
 Piece = bytes | Sequence[Event]
 # Larger events and bodies are not decoded: an ending is small, and a large body costs more than its facts are worth.
 _READ_BYTES: Final = 64 * 1024
+# The beginning of a body. Upstreams send blank lines before it, to keep the connection open while a model works.
+_OBJECT_BEGIN: Final = re.compile(rb"\s*\{")
 # The ids that upstreams make have no blanks, and no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 # The field with the reason for which a reply ended.
@@ -118,7 +120,7 @@ def _list_json_texts(piece: Piece) -> Iterator[bytes]:
     """Yields the JSON texts in a piece of a reply: events, a body, or the lines of a stream."""
     if not isinstance(piece, bytes):
         yield from (event.data for event in piece if event.data)
-    elif piece[:1] == b"{":
+    elif _OBJECT_BEGIN.match(piece):
         yield piece
     else:
         yield from (line[5:] for line in piece.splitlines() if line.startswith(b"data:"))
