@@ -13,7 +13,7 @@ from gateway.core.conversation.exchange import ends_off_record, is_same_input, i
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage
+from gateway.core.conversation.wire_message import WireMessage, has_result_role
 from storage.records import REPLY, Atom, Exchange, ExchangeState, make_message_key
 
 
@@ -36,15 +36,16 @@ def repeats_off_record(
     if repeats or match_point is None or any(map(is_user, exchange.inputs)):
         return repeats
     if query.ignores_forgotten:
-        # If the call is still there, its result joins the conversation, although messages after it were forgotten, or
-        # the question.
+        # If all calls are still there, their results join the conversation, although messages after the calls were
+        # forgotten, or the question.
         if not lacks_reply(match_point) or not any(map(is_result, exchange.inputs)):
             return False
         replied_exchanges = [each for each in tree.list_path(match_point) if not lacks_reply(each)]
         # An answered call is not that of the result: some upstreams give the calls of each reply the same ids.
         answered_rows = {each.parent for each in replied_exchanges if any(map(is_result, each.inputs))}
         open_exchanges = [each for each in replied_exchanges if each.id not in answered_rows]
-        return not tree.find_called_rows(open_exchanges, messages)
+        results = filter(has_result_role, messages)
+        return not all(tree.find_called_rows(open_exchanges, [each]) for each in results)
     return ends_off_record(match_point)
 
 

@@ -774,6 +774,29 @@ def test_a_result_of_a_deleted_call_is_not_that_of_an_older_call_with_its_id(
     assert items_of(world, conversation.id) == items
 
 
+def test_a_result_of_a_deleted_call_is_not_stored_with_that_of_an_older_call(
+    world: World, upstream: StrictUpstream
+) -> None:
+    conversation = world.sdk.conversations.create()
+    asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
+    call_ids = []
+    for city in ("Rome", "Oslo"):
+        upstream.queue(call_tools(Call("weather", {"city": city})))
+        respond(world, input=f"The weather in {city}?", **asked_with)
+        call_ids.append(items_of(world, conversation.id)[-1]["call_id"])
+    for item in items_of(world, conversation.id)[2:]:
+        world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
+    results: Any = [
+        {"type": "function_call_output", "call_id": call_id, "output": f"{degrees} degrees"}
+        for call_id, degrees in zip(call_ids, (31, 12), strict=True)
+    ]
+    with pytest.raises(openai.BadRequestError, match=call_ids[1]):
+        respond(world, input=results, **asked_with)
+    assert "12 degrees" not in str(world.query("SELECT input FROM exchanges"))
+    respond(world, input=results[:1], **asked_with)
+    assert items_of(world, conversation.id)[-2]["output"] == "31 degrees"
+
+
 def test_the_calls_after_a_deleted_question_get_their_results(world: World, upstream: StrictUpstream) -> None:
     conversation = world.sdk.conversations.create()
     asked_with: Any = {"conversation": conversation.id, "user": "alice", "tools": [WEATHER]}
