@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Set
-from itertools import takewhile
+from itertools import islice
 
 from gateway.core.prompt.excerpt import CUT, list_query_keys, list_short_words
 from gateway.core.prompt.note_query import SEARCHED_CHARS, choose_searched_part, without_lines
@@ -60,11 +60,12 @@ class ShownContent:
         if line in self._whole_lines:
             return True
         beginning = line[:_LOOKUP_CHARS]
-        candidates = self._lines[bisect_left(self._lines, beginning) :]
-        return any(
-            self._repeats(shown_line, line)
-            for shown_line in takewhile(lambda candidate: candidate.startswith(beginning), candidates)
-        )
+        for shown_line in islice(self._lines, bisect_left(self._lines, beginning), None):
+            if not shown_line.startswith(beginning):
+                return False
+            if self._repeats(shown_line, line):
+                return True
+        return False
 
     def _repeats(self, shown_line: str, line: str) -> bool:
         """Returns whether a cut line of a note has most of another line, and all words of the query that are in it."""
