@@ -715,7 +715,7 @@ def test_a_question_is_no_quote_of_the_chat_it_edits(world: World) -> None:
 def test_requests_without_a_user_are_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.post(user("Hi"), {"x-mnemogate-memory": "off"})
     world.post(user("Hi"), user="alice")
-    assert "name nobody" not in caplog.text
+    assert "name no user" not in caplog.text
     for _ in range(3):
         assert world.post(user("Hi")).headers["x-mnemogate-memory"] == "none"
     assert caplog.text.count("Requests that name no user have no memory") == 1
