@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from adapters.types import READABLE_THOUGHT_FIELDS
 from gateway.core.lenient import as_list, as_object, as_text
 
+# Stands between the thoughts of two rounds, which a client gets as one text. OpenAI's own summaries have paragraphs.
+THOUGHTS_SEPARATOR: Final = "\n\n"
 # The thoughts at the beginning of a reply, which may come from several rounds. A thought that was cut has no end tag.
 _LEADING_THOUGHTS = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
 # Some chat templates open the thought in the prompt (DeepSeek R1, QwQ). Then the reply has only the end tag, alone on
@@ -34,6 +36,14 @@ def read_thoughts(message: Mapping[str, Any]) -> str:
         as_text(thoughts) or "".join(as_text(as_object(part).get("text")) for part in as_list(thoughts))
         for thoughts in parts
     )
+
+
+def separate_thoughts(delta: dict[str, Any]) -> bool:
+    """Begins the thoughts of a delta with the separator of two rounds. Returns whether the delta has thoughts."""
+    fields = [key for key in READABLE_THOUGHT_FIELDS if isinstance(delta.get(key), str) and delta[key]]
+    for key in fields:
+        delta[key] = THOUGHTS_SEPARATOR + delta[key]
+    return bool(fields)
 
 
 def without_thoughts(text: str) -> str:

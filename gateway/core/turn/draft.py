@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from adapters.types import Json
+from adapters.types import READABLE_THOUGHT_FIELDS, Json
 from gateway.core.conversation.fillers import FillerSpan, read_filler_spans, with_filler_spans
 from gateway.core.conversation.wire_message import (
     PRIVATE,
@@ -19,7 +19,7 @@ from gateway.core.conversation.wire_message import (
     read_text,
 )
 from gateway.core.lenient import as_object
-from gateway.core.thoughts import read_thoughts
+from gateway.core.thoughts import THOUGHTS_SEPARATOR, read_thoughts
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, find_reported_counts
@@ -248,7 +248,7 @@ def _begins_next_call(entry: Json, call: ToolCall) -> bool:
 def join_messages(messages: Iterable[Json]) -> Json:
     """Returns one assistant message with the content of several messages.
 
-    Texts are joined with a separator, tool calls are listed one after the other, and other fields are merged.
+    Texts and thoughts are joined with a separator, tool calls are listed, and other fields are merged.
 
     messages: the messages, oldest first.
     """
@@ -267,6 +267,8 @@ def join_messages(messages: Iterable[Json]) -> Json:
             elif key == "content":
                 content = joined_message.get(key)
                 joined_message[key] = _concatenate(content, value, choose_separator(content, value))
+            elif key in READABLE_THOUGHT_FIELDS and value and joined_message.get(key):
+                merge_field(joined_message, key, f"{THOUGHTS_SEPARATOR}{value}")
             elif key == PRIVATE:
                 fillers += [
                     FillerSpan(start_offset + start, start_offset + end)

@@ -7,6 +7,7 @@ from typing import Any
 
 from adapters.types import Json
 from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.commands import SaveStep
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
@@ -49,6 +50,11 @@ class EarlierRounds:
     def content(self) -> Any:
         """The content that the client has got so far: a text, or a list of parts where a reply came in parts."""
         return join_messages(self._shown_replies)["content"]
+
+    @property
+    def have_thoughts(self) -> bool:
+        """True if the client has got readable thoughts."""
+        return any(map(read_thoughts, self._shown_replies))
 
     @property
     def turn_usage_maker(self) -> Callable[[Json | None], Json | None] | None:

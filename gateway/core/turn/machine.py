@@ -533,7 +533,13 @@ class Turn:
         content_before = "" if terms.shows_steps else self._earlier_rounds.content
         filler, self._next_filler = self._next_filler, ""
         self._round = Round(terms, self._view, self._round.form, content_before, filler, self._reply_count)
-        self._reader = RoundReader(self._round, terms, self._view, self._earlier_rounds.turn_usage_maker)
+        self._reader = RoundReader(
+            self._round,
+            terms,
+            self._view,
+            self._earlier_rounds.turn_usage_maker,
+            follows_thoughts=self._earlier_rounds.have_thoughts and not terms.shows_steps,
+        )
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when the step is saved."""

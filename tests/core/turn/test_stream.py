@@ -124,7 +124,7 @@ class TestMessages:
         assert join_messages(messages) == {
             "role": "assistant",
             "content": "A B",
-            "reasoning_content": "xy",
+            "reasoning_content": "x\n\ny",
             "tool_calls": [call],
         }
         parts: list[dict[str, Any]] = [

@@ -550,6 +550,25 @@ def test_client_tools_are_reindexed_after_gateway_tools(world: World) -> None:
     assert [c["function"]["name"] for c in chat.messages[-1]["tool_calls"]] == ["weather", "clock"]
 
 
+@both_ways
+def test_the_thoughts_of_two_rounds_do_not_run_together(world: World, stream: bool) -> None:
+    """For the client. Upstream each round has its own."""
+    world.upstream.rules = Rules(unknown_parameters=False)  # one that reads thoughts
+    world.upstream.queue(
+        call_tools(insert("Has a cat."), text=None, delta={"reasoning_content": "Note it."}),
+        say("Noted.", delta={"reasoning_content": "Confirm it."}),
+    )
+    hello = [{"role": "user", "content": "I have a cat."}]
+    reply: Any = world.sdk.chat.completions.create(
+        messages=hello, model="agent/helper", user="alice", stream=stream
+    )
+    parts = [c.choices[0].delta for c in reply if c.choices] if stream else [reply.choices[0].message]
+    thoughts = "".join(getattr(part, "reasoning_content", None) or "" for part in parts)
+    assert thoughts == "Note it.\n\nConfirm it."
+    sent = [m["reasoning_content"] for m in world.upstream.requests[1].messages if "reasoning_content" in m]
+    assert sent == ["Note it."]
+
+
 # -- hidden rounds come back
 
 
