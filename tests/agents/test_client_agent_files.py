@@ -329,6 +329,16 @@ def test_two_calls_of_one_id_in_a_message_go_upstream_with_ids_of_their_own(worl
     assert [result["content"].split(" is")[0] for result in results] == ["Order 7", "Order 8"]
 
 
+def test_a_summary_of_thoughts_is_shown_as_thoughts(world: LettaWorld) -> None:
+    """As replies of OpenAI's Responses API are in a file."""
+    steps = [{"index": 0, "text": "She asks."}, {"index": 1, "text": "I look it up."}]
+    part = {"type": "summarized_reasoning", "id": "rs_1", "summary": steps, "encrypted_content": "x"}
+    (id,) = bring_in(world, changed(lambda f: agent_of(f)["messages"][2].update(content=[part])))
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
+    thoughts = [each.reasoning for each in shown if each.message_type == "reasoning_message"]
+    assert thoughts == ["She asks.\n\nI look it up.", "Tell."]
+
+
 def with_source(kind: str, source: str) -> File:
     file = copy.deepcopy(LETTA_FILE)
     file["tools"][2].update(source_type=kind, source_code=source)

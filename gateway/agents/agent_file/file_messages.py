@@ -28,6 +28,7 @@ from gateway.core.conversation.private import (
 )
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.dates import parse_moment
+from gateway.core.lenient import as_list, as_object, as_text
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.call_ids import make_valid_tool_name
@@ -238,7 +239,7 @@ def read_file_message(
             )
             messages = [with_private(stored, otid=message.otid, sender=message.sender_id)]
         case "system":
-            text = _read_system_text(message.content)
+            text = _unpack_text(_join_text(message.content), "system_alert")
             messages = [make_framed_system_message(text, otid=message.otid, sender=message.sender_id)]
         case "approval" if not message.tool_calls:
             messages = []  # the answer to an approval request; the request is a reply with calls
@@ -290,6 +291,10 @@ def _read_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
         signature = part.get("signature")
         fields = {"signature": signature} if isinstance(signature, str) and signature else {}
         return {"type": "thinking", "thinking": part["reasoning"], **fields}
+    if part.get("type") == "summarized_reasoning":
+        # The part has no signature, only a state that OpenAI's Responses API reads.
+        texts = [as_text(as_object(step).get("text")) for step in as_list(part.get("summary"))]
+        return {"type": "thinking", "thinking": "\n\n".join(texts)} if any(texts) else None
     if part.get("type") == "redacted_reasoning" and isinstance(part.get("data"), str):
         return {"type": "redacted_thinking", "data": part["data"]}
     return None
@@ -339,7 +344,7 @@ def _unpack_result(text: str) -> tuple[str, str | None]:
 def _read_content(content: str | list[dict[str, Any]] | None) -> Any:
     """Returns the content of a user message: a text, or parts of text and images."""
     if not isinstance(content, list):
-        return _unpack_user_text(content or "")
+        return _unpack_text(content or "", "user_message")
     parts = [part for item in content if (part := _read_part(item)) is not None]
     if any(part["type"] != "text" for part in parts):
         return parts
@@ -352,20 +357,15 @@ def is_packed(content: Any) -> bool:
         valid_content = msgspec.convert(content, str | list[dict[str, Any]])
     except msgspec.ValidationError:
         return False
-    return _read_system_text(valid_content) != _join_text(valid_content)
+    text = _join_text(valid_content)
+    return _unpack_text(text, "system_alert") != text
 
 
-def _read_system_text(content: str | list[dict[str, Any]] | None) -> str:
-    """Returns the text of a system message."""
-    text = _join_text(content)
-    packed = _find_packed_object(text)
-    return packed["message"] if packed.get("type") == "system_alert" else text
-
-
-def _unpack_user_text(text: str) -> str:
-    """Returns the text of a user message, unpacked if an older agent type has packed it."""
-    packed = _find_packed_object(text)
-    return packed["message"] if packed.get("type") == "user_message" else text
+def _unpack_text(text: str, packed_type: str) -> str:
+    """Returns the text that Letta's older agents packed in an object of this type, or a plain text as it is."""
+    packed = _parse_object(text)
+    is_packed_message = isinstance(packed.get("message"), str) and isinstance(packed.get("time"), str)
+    return packed["message"] if is_packed_message and packed.get("type") == packed_type else text
 
 
 def _read_event_text(content: str | list[dict[str, Any]] | None) -> str:
@@ -375,12 +375,6 @@ def _read_event_text(content: str | list[dict[str, Any]] | None) -> str:
     if packed.get("type") not in _EVENT_TYPES or not isinstance(packed.get("time"), str):
         return ""
     return packed["reason"] if isinstance(packed.get("reason"), str) and packed["reason"] else text
-
-
-def _find_packed_object(text: str) -> dict[str, Any]:
-    """Returns the object in which Letta's older agents packed a message, with its time; {} for plain text."""
-    packed = _parse_object(text)
-    return packed if isinstance(packed.get("message"), str) and isinstance(packed.get("time"), str) else {}
 
 
 def _parse_object(text: str) -> dict[str, Any]:
@@ -397,7 +391,7 @@ def _read_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
             url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
         return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
     text = part.get("text")
-    return {"type": "text", "text": _unpack_user_text(text)} if isinstance(text, str) else None
+    return {"type": "text", "text": _unpack_text(text, "user_message")} if isinstance(text, str) else None
 
 
 def _join_text(content: str | list[dict[str, Any]] | None) -> str:
