@@ -16,8 +16,9 @@ from storage.search.text_words import find_spans_with_words, list_uncommon_words
 class SharedWord(NamedTuple):
     """A word of a reply that some texts have as well."""
 
-    # In the reply.
+    # The index in the reply of the word's first character.
     start: int
+    # The index in the reply after the word's last character.
     end: int
     # The positions of the texts that have it.
     text_indices: tuple[int, ...]
