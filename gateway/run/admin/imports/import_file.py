@@ -44,10 +44,6 @@ MAX_GATHERED_CONVERSATIONS: Final = 200_000
 _HEAD_BYTES: Final = 64 << 10
 # The beginning of a line of a list of facts with dates (`simple_formats.read_fact`), which is no JSON.
 _DATED_LINE: Final = re.compile(rb"\[(?:\d{4}-\d{2}-\d{2}|unknown)\]")
-_READERS: Final[dict[str, Callable[[Any], SourceConversation | Unreadable]]] = {
-    "chatgpt": chatgpt.read_conversation,
-    "claude": claude.read_conversation,
-}
 # The format of a list, by a key of its first item.
 _FORMAT_BY_ITEM_KEY: Final = {"mapping": "chatgpt", "chat_messages": "claude", "memory": "mem0"}
 # The format of an object, by one of its keys.
@@ -109,27 +105,9 @@ def _detect_json_format(file: IO[bytes]) -> str:
 
 
 def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
-    """Yields the conversations and facts of a file, in order. Raises: BadRequest."""
-    if format in _READERS:
-        with open_parts(file) as parts:
-            for open_part in parts:
-                with open_part() as part:
-                    for item in read_items(part, "item"):
-                        yield _read_or_unreadable(_READERS[format], item)
-        return
+    """Yields the conversations and facts of a file, in order. Raises: BadRequest. format: one of `FORMATS`."""
     file.seek(0)
-    if format == "list":
-        yield from _read_facts(file)
-    elif format == "jsonl":
-        yield from _read_conversations(file)
-    elif format == "mem0":
-        is_list = file.read(_HEAD_BYTES).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
-        file.seek(0)
-        for item in read_items(file, "item" if is_list else "results.item"):
-            if (fact := _read_or_unreadable(simple_formats.read_memory, item)) is not None:
-                yield fact
-    else:
-        yield from _read_threads(file)
+    yield from _READERS[format](file)
 
 
 def _read_or_unreadable(
@@ -140,6 +118,24 @@ def _read_or_unreadable(
         return read(item)
     except WrongForm as error:
         return Unreadable(str(error), message_count)
+
+
+def _read_export(read: Callable[[Any], SourceConversation | Unreadable], file: IO[bytes]) -> Iterator[Source]:
+    """Yields the conversations of a list of JSON, or of the lists in an archive. read: the reader of a conversation."""
+    with open_parts(file) as parts:
+        for open_part in parts:
+            with open_part() as part:
+                for item in read_items(part, "item"):
+                    yield _read_or_unreadable(read, item)
+
+
+def _read_memories(file: IO[bytes]) -> Iterator[Source]:
+    """Yields the facts of mem0's list, alone or in an object."""
+    is_list = file.read(_HEAD_BYTES).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
+    file.seek(0)
+    for item in read_items(file, "item" if is_list else "results.item"):
+        if (fact := _read_or_unreadable(simple_formats.read_memory, item)) is not None:
+            yield fact
 
 
 def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Unreadable]]:
@@ -253,3 +249,14 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
         messages.sort(key=lambda message: read_time(message["createdAt"]) or float("-inf"))
         make_conversation = partial(simple_formats.make_conversation, conversation_id)
         yield _read_or_unreadable(make_conversation, messages, len(messages))
+
+
+# The readers of files by `FORMATS`, each from the beginning of a file.
+_READERS: Final[dict[str, Callable[[IO[bytes]], Iterator[Source]]]] = {
+    "chatgpt": partial(_read_export, chatgpt.read_conversation),
+    "claude": partial(_read_export, claude.read_conversation),
+    "list": _read_facts,
+    "jsonl": _read_conversations,
+    "mem0": _read_memories,
+    "mastra": _read_threads,
+}
