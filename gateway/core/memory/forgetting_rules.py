@@ -209,9 +209,9 @@ def _is_in_texts(line: str, texts: Collection[str], known_text: str) -> bool:
 def _with_lines(
     value_before: str, revision: RevisedValue, new_lines: Collection[str], staying_lines: Collection[str]
 ) -> str:
-    """Returns a value with the new lines of the next value, an erased one, that stay.
+    """Returns the value before an erased revision, with the new lines of the revision that stay.
 
-    Where one of the new lines goes, the lines that the erased value had replaced come back.
+    Where one of the new lines goes, the lines that the revision had replaced come back.
     """
     lines = revision.value.split("\n")
     if revision.remaining and len(staying_lines) == len(new_lines):
