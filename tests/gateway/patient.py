@@ -65,7 +65,7 @@ def run() -> int:
 
     deadlines.lift()
     # `patch.object` fails if there is no such method.
-    patch.object(Recaller, "_choose_limit_ms", lambda *_: PATIENCE_S * 1000).start()
+    patch.object(Recaller, "_choose_time_limit_ms", lambda *_: PATIENCE_S * 1000).start()
 
     return main(
         sys.argv[1:],
