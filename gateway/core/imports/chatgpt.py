@@ -32,6 +32,9 @@ _IMAGE_TYPES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_
 _MARK: Final = re.compile(
     "( ?)(?:\ue200(\\w*+)\ue202?([^\ue200\ue201]*+)\ue201|【\\d++(?::\\d++)?†[^【】]*+】)"
 )
+# The characters around the words of a reply that a source supports, and one that stands in replies without a known
+# meaning. Other readers of these replies drop all three.
+_SPAN_CHARACTERS: Final = dict.fromkeys(map(ord, "\ue203\ue204\ue206"))
 
 
 def read_conversation(item: Any) -> SourceConversation | Unreadable:
@@ -99,7 +102,7 @@ def _read_message(message: Any) -> SourceMessage | None:
         raise WrongForm("the parts of a message are no list")
     text = "\n".join(filter(None, map(_read_part, parts)))
     if role == "assistant":
-        text = _MARK.sub(_read_mark, text)
+        text = _MARK.sub(_read_mark, text.translate(_SPAN_CHARACTERS))
     text = validate_text(text)
     return SourceMessage(role, text, read_time(message.get("create_time"))) if text.strip() else None
 

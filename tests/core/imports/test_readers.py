@@ -42,7 +42,7 @@ PARTS = [
     "Typed",
 ]
 MARKED = (
-    'In \ue200entity\ue202["city","Paris","capital of France"]\ue201 it rains \ue200cite\ue202turn0search0'
+    'In \ue200entity\ue202["city","Paris","capital of France"]\ue201 \ue203it rains\ue204 \ue200cite\ue202turn0search0'
     "\ue202turn0news3\ue201. Go \ue200entity\ue202[\ue201 home 【4:0†guide.pdf】【5†source】."
 )
 UNCLOSED = "\ue200" + "a" * 100_000 + "【1†" * 100_000
