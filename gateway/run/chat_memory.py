@@ -11,7 +11,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.plan import was_sent_again
 from gateway.core.request.identity import Identity
@@ -19,10 +18,10 @@ from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
 from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForgotten, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
-from gateway.run.memory.fitted_window import WHOLE_WINDOW
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.named_turns import make_turn_name
+from gateway.run.memory.native_prefix import mark_changed_prefix
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.turn_writer import STALE_TRIES
@@ -156,29 +155,11 @@ class ChatMemory:
     ) -> TurnBeginning[_MemoryT]:
         """Reads memory and makes the prompt. Sets the call's `memory_state`.
 
-        Raises: StoreError; HistoryForgotten; ClientGone.
-
         needs_memory: True: a fallback that has no room for memory is passed over.
+
+        Raises: StoreError; HistoryForgotten; ClientGone; ContextExceeded.
         """
-        keeper, request = self.keeper, call.request
-        memory_request = MemoryRequest(
-            chat=request,
-            identity=call.identity,
-            spec=call.spec,
-            now=keeper.now(),
-            target=attempts.target,
-            kind=call.kind,
-            ticket=ticket,
-        )
-        if opens:
-            # Before the wait below, since a later request may have less to wait for.
-            await keeper.enter_queue(memory_request, call.arrival_ticket)
-        assert call.identity.scope is not None  # `begin` reads no memory without it
-        await self.turn_services.wait_written(call.identity.scope)
-        # The time is taken again, because the turns that this request waited for were written meanwhile.
-        memory_context = await keeper.begin(replace(memory_request, now=keeper.now()))
-        if opens and call.sink.is_gone and _was_sent_again(call, memory_context):
-            raise ClientGone
+        memory_context = await self._read_context(call, attempts, ticket, opens=opens)
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
         toolbox = self.agents.make_toolbox(call, memory_context, block_edits)
@@ -189,15 +170,42 @@ class ChatMemory:
         if call.record is not None:
             await call.record.note_turn(make_turn_name(memory_context))
         if memory_context.plan.follows_head and opens:
-            memory_context = await keeper.open(memory_context, prompt)
-        if request.native_body is not None:
-            prompt = _mark_changed_prefix(memory_context, prompt)
+            memory_context = await self.keeper.open(memory_context, prompt)
+        if call.request.native_body is not None:
+            prompt = mark_changed_prefix(memory_context, prompt)
         self._note_prompt(call, prompt)
         call.memory_state = _choose_memory_state(
             call.identity.mode, is_off_record=memory_context.plan.is_off_record
         )
-        memory = make_memory(keeper, memory_context, block_edits, toolbox, call.receipt)
+        memory = make_memory(self.keeper, memory_context, block_edits, toolbox, call.receipt)
         return TurnBeginning(memory, prompt)
+
+    async def _read_context(
+        self, call: ChatCall, attempts: Attempts, ticket: QueueTicket, *, opens: bool
+    ) -> MemoryContext:
+        """Returns what the memory knows of a request, once the earlier turns of its conversation are written.
+
+        Raises: StoreError; HistoryForgotten; ClientGone.
+        """
+        memory_request = MemoryRequest(
+            chat=call.request,
+            identity=call.identity,
+            spec=call.spec,
+            now=self.keeper.now(),
+            target=attempts.target,
+            kind=call.kind,
+            ticket=ticket,
+        )
+        if opens:
+            # Before the wait below, since a later request may have less to wait for.
+            await self.keeper.enter_queue(memory_request, call.arrival_ticket)
+        assert call.identity.scope is not None  # `begin` reads no memory without it
+        await self.turn_services.wait_written(call.identity.scope)
+        # The time is taken again, because the turns that this request waited for were written meanwhile.
+        memory_context = await self.keeper.begin(replace(memory_request, now=self.keeper.now()))
+        if opens and call.sink.is_gone and _was_sent_again(call, memory_context):
+            raise ClientGone
+        return memory_context
 
     async def _make_fitting_prompt(
         self,
@@ -257,52 +265,3 @@ def _was_sent_again(call: ChatCall, context: MemoryContext) -> bool:
     """
     plan, arrived_at = context.plan, call.arrived_at
     return plan.follows_head and arrived_at is not None and was_sent_again(context.tree, plan, arrived_at)
-
-
-def _mark_changed_prefix(context: MemoryContext, prompt: Prompt) -> Prompt:
-    """Returns the prompt of a native request with the note whether its beginning differs from the last request's."""
-    if prompt.composition.unrestored_rounds or _follows_tombstone(context) or _joins_replies(context):
-        prompt = replace(prompt, section=prompt.section.with_changed_prefix())
-    return replace(prompt, changes_prefix=_changes_prefix(context, prompt))
-
-
-def _follows_tombstone(context: MemoryContext) -> bool:
-    """Returns whether the turn before is off the record, or was forgotten."""
-    match_point = context.plan.match.match_point
-    return match_point is not None and is_tombstone(match_point)
-
-
-def _joins_replies(context: MemoryContext) -> bool:
-    """Returns whether the last reply came back in one message with the text of another reply.
-
-    The other reply was made without memory tools, or the last reply had paused.
-    """
-    match = context.plan.match
-    if match.match_point is None or match.altered is None:
-        return False
-    return any(not child.inputs for child in context.tree.list_children(match.match_point))
-
-
-def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
-    """Returns whether something before the thoughts of the conversation may differ from the request before."""
-    pinned_section = context.section
-    plan = context.plan
-    composition = prompt.composition
-    match_point = plan.match.match_point
-    if context.is_off or _follows_tombstone(context):
-        return True  # one of the replies may have been made with memory, and another one without
-    if match_point is None or composition.unrestored_rounds or composition.moves_rounds:
-        return True
-    body = context.request.chat.native_body
-    continues_thread = body is not None and body.thread is not None and body.thread.previous is not None
-    # The upstream has the prefix of a continued thread since it began. A conversation without a pinned section began
-    # without the gateway's tools.
-    if not continues_thread and (
-        prompt.section.has_changed_prefix or (pinned_section is None and context.offered_tools)
-    ):
-        return True
-    system_before = prompt.system if pinned_section is None else pinned_section.text
-    if prompt.system != system_before or prompt.window.left_out != WHOLE_WINDOW.left_out:
-        return True
-    # The path has a reply at each depth. Further replies of the list were made elsewhere, or without memory.
-    return plan.query.listing.reply_group_count > match_point.depth + 1
