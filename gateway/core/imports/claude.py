@@ -58,17 +58,20 @@ def _read_message(item: dict[str, Any]) -> SourceMessage | None:
     role = _ROLES.get(str(item.get("sender")))
     if role is None:
         return None
+    text = validate_text(_read_text(item))
+    return SourceMessage(role, text, read_time(item.get("created_at"))) if text.strip() else None
+
+
+def _read_text(item: dict[str, Any]) -> str:
+    """Returns the text of a message: of its blocks, or the plain text of an older export. Raises: WrongForm."""
     blocks = item.get("content")
-    text = ""
-    if isinstance(blocks, list):
+    if isinstance(blocks, list) and blocks:
+        # The plain text of such a message has a notice in the place of each call and result.
         texts = [
             block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text"
         ]
-        text = "\n".join(text for text in texts if isinstance(text, str))
-    if not text:
-        plain_text = item.get("text", "")
-        if not isinstance(plain_text, str):
-            raise WrongForm("the text of a message is no text")
-        text = plain_text
-    text = validate_text(text)
-    return SourceMessage(role, text, read_time(item.get("created_at"))) if text.strip() else None
+        return "\n".join(text for text in texts if isinstance(text, str))
+    text = item.get("text", "")
+    if not isinstance(text, str):
+        raise WrongForm("the text of a message is no text")
+    return text
