@@ -94,6 +94,8 @@ class WriterConnection:
 
         Raises: StoreError, sqlite3.Error, OSError.
         """
+        if self.file.is_replaced():
+            self.file.delete_logs()
         inode_before = self.file.find_inode()
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
@@ -202,17 +204,14 @@ class WriterConnection:
                 driver.abandon()
 
     def _close_old(self, connection: sqlite3.Connection) -> None:
-        """Closes a connection in its thread. If its file is no longer at the path, its logs go as well.
+        """Closes a connection in its thread.
 
-        The log is checkpointed first, unless a read lasts, since the old file may only have been renamed.
+        If its file is no longer at the path, it may only have been renamed. So its log is emptied before it is deleted.
         """
-        if not self.file.is_replaced():
-            _close_quietly(connection)
-            return
-        with contextlib.suppress(sqlite3.Error):
-            empty_log(connection, wait_ms=1000)
+        if self.file.is_replaced():
+            with contextlib.suppress(sqlite3.Error):
+                empty_log(connection, wait_ms=1000)
         _close_quietly(connection)
-        self.file.delete_logs()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

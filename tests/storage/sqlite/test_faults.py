@@ -529,6 +529,32 @@ async def test_the_log_of_a_file_that_was_replaced_is_not_applied_to_the_new_one
         assert await old.keys.find(mine)
 
 
+async def test_a_file_in_the_place_of_another_is_not_opened_before_the_old_log_is_deleted(
+    open_store: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await open_store(path=tmp_path / "other.db")
+    _, theirs = await other.keys.create("default", "theirs")
+    await other.close()
+    store = await open_store(limits=AT_ONCE)
+    await store.keys.create("default", "mine")
+    with contextlib.closing(sqlite3.connect(path)) as reader:  # with it the log cannot be emptied
+        reader.execute("BEGIN")
+        reader.execute("SELECT 1 FROM keys").fetchall()
+        shutil.move(tmp_path / "other.db", path)
+        with monkeypatch.context() as patch:
+
+            def refuse(which: Any) -> None:
+                raise PermissionError(which)
+
+            patch.setattr("storage.sqlite.opened_file.os.unlink", refuse)
+            with pytest.raises(StoreFailed, match="removed or replaced"):
+                await store.keys.create("default", "lost")
+            assert not await store.database.writer.recover()
+            assert not await store.database.writer.recover()
+    assert await store.database.writer.recover()
+    assert await store.keys.find(theirs)
+
+
 async def test_a_copy_that_is_restored_into_the_open_file_is_noticed_before_a_write(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
