@@ -94,7 +94,7 @@ def _fit(room: WindowRoom) -> FittedWindow:
         summary_id=0 if cut is None else cut.id,
         evicted=_find_evicted(room, window),
         evicted_tokens=(0 if evicted is None else evicted.tokens)
-        + room.count_tokens(0, start)
+        + room.entry_tokens.count(range(start))
         + window.evicted_tokens,
     )
 
@@ -206,7 +206,7 @@ def _find_evicted(room: WindowRoom, window: Window) -> EvictedPart | None:
     prompt = room.prompt
     evicted = prompt.eviction.evicted
     first_index = min(chain.from_iterable(window.ranges), default=len(room.entries))
-    tokens = room.count_tokens(0, first_index)
+    tokens = room.entry_tokens.count(range(first_index))
     position: PathPosition | None = None
     if first_index < len(room.entries):
         client_index = room.entries[first_index].client_index

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import orjson
@@ -27,9 +26,10 @@ from gateway.core.prompt.window import (
     may_begin,
     plan_budget,
 )
+from gateway.run.memory.entry_tokens import EntryTokens
 from gateway.run.memory.fitted_window import NoteRoom
 from gateway.run.memory.prompt import Prompt
-from gateway.tokens import count_message_tokens, count_upper_bound
+from gateway.tokens import count_message_tokens
 from storage.records import ANY_WINDOW
 
 
@@ -61,10 +61,7 @@ class UsableSummary(NamedTuple):
 
 
 class WindowRoom:
-    """The room in a request's window, and the tokens that its messages take. Tokens are counted when they are needed.
-
-    The parameters `start` and `end` of the methods are indices of `entries`.
-    """
+    """The room in a request's window. The parameter `start` of the methods is an index of `entries`."""
 
     def __init__(
         self,
@@ -93,14 +90,8 @@ class WindowRoom:
         self._newer_system_tokens = self._system_tokens if newer_system is None else count(newer_system)
         # The tokens of all other parts that are always sent.
         self._fixed_tokens = self._count_fixed() + sum(count_message_tokens(m, count) for m in rounds)
-        # An upper bound of each entry's tokens.
-        self._max_entry_tokens = [count_message_tokens(m, count_upper_bound) for _, m in self.entries]
-        # The same bound of all tokens before each entry.
-        self._max_tokens_before = [0, *accumulate(self._max_entry_tokens)]
-        # The tokens of each entry; None: not counted yet.
-        self._entry_tokens: list[int] | None = None
-        # The tokens of all entries before each entry; None: not counted yet.
-        self._tokens_before: list[int] | None = None
+        # The tokens of the entries.
+        self.entry_tokens = EntryTokens([entry.message for entry in self.entries], count)
         # The entries as the window sees them; None: not needed yet.
         self._items: list[WindowItem] | None = None
 
@@ -158,49 +149,34 @@ class WindowRoom:
     def _list_items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
         if self._items is None:
-            self._items = _make_window_items(self.prompt, self.entries, self._max_entry_tokens)
+            self._items = _make_window_items(self.prompt, self.entries, self.entry_tokens.bounds)
         return self._items
 
-    def _count_entry_tokens(self) -> list[int]:
-        """Returns the tokens of each entry."""
-        if self._entry_tokens is None:
-            self._entry_tokens = [count_message_tokens(message, self._count) for _, message in self.entries]
-        return self._entry_tokens
-
-    def count_tokens(self, start: int, end: int) -> int:
-        """Returns the tokens of some entries."""
-        if start == end:
-            return 0
-        if self._tokens_before is None:
-            self._tokens_before = [0, *accumulate(self._count_entry_tokens())]
-        return self._tokens_before[end] - self._tokens_before[start]
-
-    def measure_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> PromptSize:
+    def measure_prompt(self, ranges: Sequence[range], cut: SummaryCut | None) -> PromptSize:
         """Returns the size of the prompt if some entries stay, after a summary.
 
-        staying: the ranges of the entries that stay.
+        ranges: the indices of the entries that stay.
         """
         if (
             self._context_tokens == ANY_WINDOW
-            or self._entry_tokens is None
-            or any(list_shown_media(m) for part in staying for _, m in self.entries[part.start : part.stop])
+            or not self.entry_tokens.are_counted
+            or any(list_shown_media(self.entries[n].message) for part in ranges for n in part)
         ):
             return PromptSize(0, 0)
         fixed_tokens = self._count_fixed_with(cut)
-        tokens = sum(self.count_tokens(part.start, part.stop) for part in staying)
+        tokens = sum(map(self.entry_tokens.count, ranges))
         return PromptSize(fixed_tokens + tokens, fixed_tokens + self._make_budget(cut).max_tokens_with_note)
 
-    def count_note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
+    def count_note_tokens(self, ranges: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: the tokens that the entries leave free, up to the note's bound.
 
-        staying: the ranges of the entries that stay.
+        ranges: the indices of the entries that stay.
         """
-        budget = self._make_budget(cut).max_tokens_with_note
+        max_tokens_with_note = self._make_budget(cut).max_tokens_with_note
         max_tokens = self._note.max_tokens
-        max_before = self._max_tokens_before
-        if budget - sum(max_before[part.stop] - max_before[part.start] for part in staying) >= max_tokens:
+        if max_tokens_with_note - sum(map(self.entry_tokens.bound, ranges)) >= max_tokens:
             return max_tokens
-        free_tokens = budget - sum(self.count_tokens(part.start, part.stop) for part in staying)
+        free_tokens = max_tokens_with_note - sum(map(self.entry_tokens.count, ranges))
         return max(0, min(max_tokens, free_tokens))
 
     def count_surplus(self, start: int) -> int:
@@ -213,7 +189,7 @@ class WindowRoom:
         if not self.is_over(start, cut):
             return Window((range(start, len(self.entries)),))
         items, budget = self._list_items()[start:], self._make_budget(cut)
-        window = fit_window(items, budget, lambda: self._count_entry_tokens()[start:])
+        window = fit_window(items, budget, lambda: self.entry_tokens.count_each()[start:])
         ranges = tuple(range(start + part.start, start + part.stop) for part in window.ranges)
         return replace(window, ranges=ranges)
 
@@ -231,10 +207,11 @@ class WindowRoom:
         if self._exceeds_bounds(start, share):
             return True
         max_tokens = self._make_budget(cut).max_list_tokens * share
+        indices = range(start, len(self.entries))
         # Bytes are an upper bound of tokens: if they fit, nothing has to be counted.
-        if self._max_tokens_before[-1] - self._max_tokens_before[start] <= max_tokens:
+        if self.entry_tokens.bound(indices) <= max_tokens:
             return False
-        return self.count_tokens(start, len(self.entries)) > max_tokens
+        return self.entry_tokens.count(indices) > max_tokens
 
     def plan_summary(self, summaries: Sequence[UsableSummary], *, is_due: bool) -> SummaryPlan | None:
         """Returns the plan of a summary to make, if the window fills up and there is enough after the newest summary.
@@ -262,8 +239,9 @@ class WindowRoom:
         items = self._list_items()
         end = len(self.entries)
         turn_starts = (i for i in range(end - 1, start, -1) if items[i].role == "user")
-        covered_end = next((i for i in turn_starts if self.count_tokens(i, end) >= retained_tokens), start)
-        return plan if self.count_tokens(start, covered_end) >= max_tokens * WORTHWHILE_SHARE else None
+        count = self.entry_tokens.count
+        covered_end = next((i for i in turn_starts if count(range(i, end)) >= retained_tokens), start)
+        return plan if count(range(start, covered_end)) >= max_tokens * WORTHWHILE_SHARE else None
 
 
 def _list_entries(prompt: Prompt) -> list[PromptEntry]:
