@@ -119,20 +119,18 @@ def _parse_http(
     """Reads the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
     fields = get_sent_fields(http)
-    stored_secrets = {} if previous is None else previous.secrets
-    has_token = bool(fields.get(TOKEN, TOKEN in stored_secrets))
-    auth_header = fields.get("auth_header")
-    if previous is not None and "auth_header" not in fields:
-        auth_header = previous.token_header if has_token else previous.header
+    stored = previous or McpServerDefinition()
     headers = fields.get(HEADERS) or {}
-    retained_headers = [
-        name.partition(".")[2]
-        for name in stored_secrets
-        if get_group(name) == HEADERS and HEADERS not in fields
-    ]
-    names = [(HEADERS, name) for name in (*headers, *retained_headers)]
-    if has_token:
-        names.append(("auth_header", auth_header or "Authorization"))
+    header_names = [*headers]
+    if HEADERS not in fields:
+        header_names += [name.partition(".")[2] for name in stored.secrets if get_group(name) == HEADERS]
+    names = [(HEADERS, name) for name in header_names]
+    entry_name, token_header = None, None
+    if fields.get(TOKEN, TOKEN in stored.secrets):
+        token_header = fields.get("auth_header", stored.token_header)
+        names.append(("auth_header", token_header or "Authorization"))
+    else:
+        entry_name = fields.get("auth_header", stored.header)
     _check_headers(names)
     secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
     if fields.get(TOKEN):
@@ -141,9 +139,9 @@ def _parse_http(
         _check_secret(name, value)
     definition = McpServerDefinition(
         http.server_url,
-        header=None if has_token else auth_header,
+        header=entry_name,
         transport="sse" if server_type == "sse" else "streamable_http",
-        token_header=auth_header if has_token else None,
+        token_header=token_header,
     )
     # A server at an address has no environment, so the environment of an earlier program is removed.
     replaced_groups = frozenset({VARIABLES} | ({TOKEN, HEADERS} & fields.keys()))
