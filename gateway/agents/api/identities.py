@@ -36,7 +36,7 @@ from gateway.core.json_object import without_none
 from gateway.run.store_errors import retry_changed_record
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import WriteConflict
-from storage.listing import DefinitionDraft, Page
+from storage.listing import DefinitionDraft
 from storage.records import Agent
 
 _Type = Literal["org", "user", "other"]
@@ -44,8 +44,6 @@ _ATTACH = refused("Attach it to each agent: agents.identities.attach, or identit
 NO_BLOCKS = "An identity has agents alone. Blocks have tags, and can be attached to its agents."
 _NO_BLOCK_IDS = refused(NO_BLOCKS)
 _KIND: Final = DefinitionKind.IDENTITY
-# The least size of a read: filters may leave few of the identities that a read returns.
-_MIN_PAGE = 200
 
 
 class PropertyBody(Entry):
@@ -169,18 +167,16 @@ class IdentityRoutes:
     async def list_identities(self, request: ApiRequest, query: IdentitiesQuery) -> list[dict[str, Any]]:
         """List identities."""
         page = await self._api.read_definition_page(request.project, _KIND, "identity", query)
-        key = find_sent(query.identifier_key)
-        identities: list[Definition] = []
-        size = max(page.limit, _MIN_PAGE)
-        after = page.after
-        while len(identities) < page.limit:
-            next_page = Page(after, page.before, size, page.newest_first)
-            rows = await self._definitions.list_page(request.project, _KIND, next_page, name=key)
-            identities += filter(query.matches, rows)
-            if len(rows) < size:
+        identities = self._definitions.iterate(
+            request.project, _KIND, page, name=find_sent(query.identifier_key)
+        )
+        shown: list[dict[str, Any]] = []
+        async for identity in identities:
+            if query.matches(identity):
+                shown.append(render_identity(identity))
+            if len(shown) == page.limit:
                 break
-            after = rows[-1].id
-        return list(map(render_identity, identities[: page.limit]))
+        return shown
 
     async def create(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from gateway.agents.core.kinds import BUILT_IN_NUMBERS, BUILT_IN_UIDS, EXTERNAL_TOOLS
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
@@ -25,8 +24,6 @@ from storage.sql.store import Store
 _NEEDS_SERVICE = (
     "needs a service beside the gateway: make a tool of this name, a webhook or one of an MCP server."
 )
-# The tools that one read returns.
-_PAGE = 200
 _BUILT_IN_NAMES = {uid: name for name, uid in BUILT_IN_UIDS.items()}
 # The numbers that sort the built-in tools in lists: before every row, in the order of `BUILT_IN_TOOLS`.
 _SORT_KEYS = {name: index - len(BUILT_IN_TOOLS) for index, name in enumerate(BUILT_IN_TOOLS)}
@@ -85,26 +82,18 @@ class ToolRegistry:
             for tool in built_in:
                 yield tool
         start, end = (high, low) if newest_first else (low, high)
-        rows = Page(start, end, _PAGE, newest_first)
-        async for tool in self._select_defined(project, rows, name, name_part):
-            yield tool
+        definitions = self._store.definitions.iterate(
+            project,
+            DefinitionKind.TOOL,
+            Page(start, end, newest_first=newest_first),
+            name=name,
+            name_part=name_part,
+        )
+        async for definition in definitions:
+            yield _make_view(definition)
         if newest_first:
             for tool in reversed(built_in):
                 yield tool
-
-    async def _select_defined(
-        self, project: str, page: Page[int], name: str | None, name_part: str | None
-    ) -> AsyncIterator[ToolView]:
-        """Yields the tools that callers have defined. page: the first page. name, name_part: as in `select`."""
-        while True:
-            rows = await self._store.definitions.list_page(
-                project, DefinitionKind.TOOL, page, name=name, name_part=name_part
-            )
-            for row in rows:
-                yield _make_view(row)
-            if len(rows) < _PAGE:
-                return
-            page = replace(page, after=rows[-1].id)
 
     async def create(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
         """Makes a tool. Raises: Conflict if a built-in tool has that name; WriteConflict if another tool has it."""

@@ -6,10 +6,11 @@ compare-and-set on the version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.definition_records import Definition, DefinitionKind
@@ -22,6 +23,9 @@ from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, re
 from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("agents_api/definitions.sql")
+
+# The definitions that one read of `iterate` returns. Filters of the caller may leave few of them.
+_READ_SIZE = 200
 
 # The kinds with names that are unique in a project, with their nouns.
 _NAMED_KINDS = {
@@ -253,6 +257,28 @@ class Definitions(StoreGroup):
         return [
             make_definition(row) for row in await connection.fetch_rows(SQL[f"list_{page.direction}"], values)
         ]
+
+    async def iterate(
+        self,
+        project: str,
+        kind: DefinitionKind,
+        page: Page[int],
+        *,
+        name: str | None = None,
+        name_part: str | None = None,
+    ) -> AsyncIterator[Definition]:
+        """Yields a project's definitions of a kind between the ends of a page, whose limit is ignored.
+
+        name, name_part: as in `list_page`.
+        """
+        page = replace(page, limit=_READ_SIZE)
+        while True:
+            definitions = await self.list_page(project, kind, page, name=name, name_part=name_part)
+            for definition in definitions:
+                yield definition
+            if len(definitions) < page.limit:
+                return
+            page = replace(page, after=definitions[-1].id)
 
     @reads
     async def count(self, connection: Connection, project: str, kind: DefinitionKind) -> int:
