@@ -40,7 +40,7 @@ from gateway.agents.agent_file.read_shared import (
     read_uid,
 )
 from gateway.agents.agent_file.read_tools import read_tools
-from gateway.agents.api.conversations import CreateConversation, with_conversation_update
+from gateway.agents.api.conversation_bodies import CreateConversation, with_conversation_update
 from gateway.agents.api.identities import with_identity_update
 from gateway.agents.api.passages import read_moment
 from gateway.agents.core.agent_file import (

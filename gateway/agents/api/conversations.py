@@ -6,201 +6,34 @@ conversation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
-
+from gateway.agents.api import conversation_bodies as bodies
 from gateway.agents.api._message_pages import MessagePages
 from gateway.agents.api._paging import CONVERSATION_MESSAGES, read_page_at
-from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
-from gateway.agents.api.compaction import Compact, CompactionBody, compact_on_request
+from gateway.agents.api.compaction import compact_on_request
 from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
-from gateway.agents.api.model_settings import SETTINGS, WindowTokens, set_sampling
 from gateway.agents.api.named_conversation import NamedConversation, find_conversation_row, get_conversation
 from gateway.agents.api.runs import RunStream, stream_run
 from gateway.agents.api.sends import SendReply, Sends
 from gateway.agents.registry.agent_models import check_model, with_conversation
-from gateway.agents.registry.conversation_registry import AgentConversations, read_conversation_definition
+from gateway.agents.registry.conversation_registry import AgentConversations
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, make_system_id
-from gateway.agents.wire.run_json import StreamRun, render_run_states
-from gateway.agents.wire.send import Send
-from gateway.agents.wire.sent_values import find_sent, get_sent_fields
-from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused
+from gateway.agents.wire.run_json import render_run_states
+from gateway.agents.wire.sent_values import find_sent
+from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import ConversationEntry, ConversationFilter
 from storage.run_records import Run
 
-_NO_OWN_BLOCKS = refused(
-    "An agent's blocks are the same in all its conversations; an agent of its own has others."
-)
-# The names in `ConversationDefinition` of the fields with the same value in bodies, by the names in bodies.
-_PLAIN_FIELDS = {
-    **{name: name for name in ("summary", "description", "model")},
-    "context_window_limit": "context_window",
-}
-# The time that a list is sorted by: the value of `order_by` -> the store's name.
-_SORTINGS: Mapping[str, Literal["spoken", "completed"]] = {
-    "last_message_at": "spoken",
-    "last_run_completion": "completed",
-}
 _ARCHIVED_BY_STATUS = {"unarchived": False, "archived": True, "all": None}
-
-
-class CreateConversation(Body):
-    """A new conversation. Its model, window and settings count before the agent's."""
-
-    summary: Maybe[str] = UNSET
-    description: Maybe[str] = UNSET
-    hidden: Maybe[bool] = UNSET
-    model: Maybe[str] = UNSET
-    model_settings: Annotated[dict[str, Any] | None, SETTINGS] | UnsetType = UNSET
-    context_window_limit: Maybe[WindowTokens] = UNSET
-    isolated_block_labels: Annotated[list[str] | None, _NO_OWN_BLOCKS] | UnsetType = UNSET
-
-
-class UpdateConversation(CreateConversation):
-    """A change of a conversation; what is left out stays, a null takes a field back to the agent's."""
-
-    archived: Maybe[bool] = UNSET
-    last_message_at: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
-
-
-class CreateConversationQuery(UrlQuery):
-    """The agent of a new conversation."""
-
-    agent_id: str
-
-
-class ConversationsQuery(PageQuery):
-    """A page of conversations. Agents' own conversations are left out."""
-
-    order_by: Maybe[Literal["created_at", "last_run_completion", "last_message_at"]] = UNSET  # type: ignore[assignment]
-    agent_id: Maybe[str] = UNSET  # left out: conversations of all agents
-    archive_status: Literal["unarchived", "archived", "all"] = "unarchived"
-    summary_search: Maybe[str] = UNSET
-
-    @property
-    def sorting(self) -> Literal["created", "spoken", "completed"]:
-        """The name of the time by which conversations are ordered."""
-        return _SORTINGS.get(find_sent(self.order_by) or "", "created")
-
-
-# In the queries and bodies below `agent_id` names the agent if the conversation in the path is `default`.
-
-
-class ConversationQuery(UrlQuery):
-    """The conversation in a path."""
-
-    agent_id: Maybe[str] = UNSET
-
-
-class ForkConversationQuery(ConversationQuery):
-    """A fork of a conversation."""
-
-    hidden: bool = False
-    message_id: Maybe[str] = UNSET  # the last message that the two conversations share
-
-
-class RecompileConversationQuery(ConversationQuery):
-    """A new system prompt for a conversation."""
-
-    dry_run: bool = False
-
-
-class RecompileConversation(Body):
-    """The body of the same request."""
-
-    agent_id: Maybe[str] = UNSET
-    compaction_settings: NoEffect[CompactionBody] = UNSET
-
-
-class CompactConversation(Compact):
-    """A compaction of a conversation."""
-
-    agent_id: Maybe[str] = UNSET
-
-
-class StreamConversation(StreamRun):
-    """The run of a conversation that a stream follows: the one that is named, else the newest."""
-
-    agent_id: Maybe[str] = UNSET
-    otid: Maybe[str] = UNSET  # the client's id of a send
-    run_id: Maybe[str] = UNSET  # the id of a run
-
-
-class ConversationMessagesQuery(ShownMessagesQuery):
-    """A page of the messages of a conversation."""
-
-    agent_id: Maybe[str] = UNSET
-
-
-class ConversationSend(Send):
-    """A send to a conversation, which streams by default."""
-
-    streaming: bool = True
-    agent_id: Maybe[str] = UNSET
-
-
-def with_conversation_update(
-    definition: ConversationDefinition, body: CreateConversation, *, at: float
-) -> ConversationDefinition:
-    """Returns a copy of a conversation's definition with the values of a body.
-
-    at: the time of the request, in seconds since the epoch.
-
-    Raises: Unprocessable.
-    """
-    fields = get_sent_fields(body)
-    values: dict[str, Any] = {field: fields[name] for name, field in _PLAIN_FIELDS.items() if name in fields}
-    if "hidden" in fields:
-        values["hidden"] = fields["hidden"] is True
-    if "archived" in fields:
-        values["archived"] = (definition.archived or at) if fields["archived"] is True else None
-    if "model_settings" in fields:
-        settings = fields["model_settings"] or {}
-        values["retained"] = {"model_settings": settings} if settings else {}
-        values["sampling"] = {}
-        set_sampling(values["sampling"], settings)
-    return replace(definition, **values)
-
-
-def render_conversation(
-    entry: ConversationEntry, *, message_ids: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Returns the JSON of a conversation.
-
-    message_ids: the ids of its newest messages; None: the JSON has no ids.
-    """
-    definition = read_conversation_definition(entry)
-    changed_at = entry.begun if entry.definition is None else entry.definition.updated
-    return {
-        "id": ids.make_id("conv", entry.conversation.uid),
-        "agent_id": ids.make_id("agent", entry.agent.uid),
-        "summary": definition.summary,
-        "description": definition.description,
-        "hidden": definition.hidden,
-        "archived": definition.archived is not None,
-        "archived_at": render_time(definition.archived),
-        "model": definition.model,
-        "model_settings": definition.retained.get("model_settings"),
-        "context_window_limit": definition.context_window,
-        "in_context_message_ids": None if message_ids is None else list(message_ids),
-        "isolated_block_ids": [],
-        "last_message_at": None if entry.conversation.is_empty else render_time(entry.last_at),
-        "created_at": render_time(entry.begun),
-        "updated_at": render_time(max(changed_at, entry.last_at)),
-        **NO_AUTHORS,
-    }
 
 
 class ConversationRoutes:
@@ -233,7 +66,7 @@ class ConversationRoutes:
     # -- conversations
 
     async def list_conversations(
-        self, request: ApiRequest, query: ConversationsQuery
+        self, request: ApiRequest, query: bodies.ConversationsQuery
     ) -> list[dict[str, Any]]:
         """List conversations."""
         agent = await self._api.agents.find_by_sent_id(request.project, query.agent_id)
@@ -245,28 +78,28 @@ class ConversationRoutes:
         )
         page = read_page_at(query, partial(read_uid, "conv"))
         entries = await self._api.store.conversations.list_page(request.project, conversation_filter, page)
-        return [render_conversation(entry) for entry in entries]
+        return [bodies.render_conversation(entry) for entry in entries]
 
     async def create(
-        self, request: ApiRequest, query: CreateConversationQuery, body: CreateConversation
+        self, request: ApiRequest, query: bodies.CreateConversationQuery, body: bodies.CreateConversation
     ) -> dict[str, Any]:
         """Make a conversation of an agent."""
         agent = await self._api.agents.get_by_id(request.project, query.agent_id)
         self._check_model(request, body)
-        definition = with_conversation_update(ConversationDefinition(), body, at=self._api.now())
+        definition = bodies.with_conversation_update(ConversationDefinition(), body, at=self._api.now())
         return await self._render_conversation(await self._conversations.create(agent, definition))
 
-    async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
+    async def retrieve(self, request: ApiRequest, query: bodies.ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
         return await self._render_conversation(await self._get_entry(request, query.agent_id))
 
-    async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: bodies.UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
         entry = await self._get_entry(request)
         self._check_model(request, body)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
-            return with_conversation_update(definition, body, at=self._api.now())
+            return bodies.with_conversation_update(definition, body, at=self._api.now())
 
         changed_entry = await self._conversations.change(request.project, entry.conversation.uid, edit)
         return await self._render_conversation(changed_entry)
@@ -278,7 +111,7 @@ class ConversationRoutes:
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
-    async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
+    async def fork(self, request: ApiRequest, query: bodies.ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
         conversation = await self._get_conversation(request, query.agent_id)
         message_id = find_sent(query.message_id)
@@ -290,7 +123,10 @@ class ConversationRoutes:
         return await self._render_conversation(fork)
 
     async def recompile(
-        self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
+        self,
+        request: ApiRequest,
+        query: bodies.RecompileConversationQuery,
+        body: bodies.RecompileConversation,
     ) -> str:
         """Render the memory section of a conversation again, and return its system prompt."""
         conversation = await self._get_conversation(request, find_sent(body.agent_id) or query.agent_id)
@@ -300,13 +136,13 @@ class ConversationRoutes:
         run_request = await self._make_run_request(request, conversation)
         return (await self._api.agent_runs.preview(run_request)).system
 
-    async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
+    async def compact(self, request: ApiRequest, body: bodies.CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
         conversation = await self._get_conversation(request, body.agent_id)
         run_request = await self._make_run_request(request, conversation)
         return await compact_on_request(self._api, request, body, conversation.agent.uid, run_request)
 
-    async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
+    async def cancel(self, request: ApiRequest, query: bodies.ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
         conversation = await self._get_conversation(request, query.agent_id)
         row = await find_conversation_row(self._api.store, conversation)
@@ -316,14 +152,14 @@ class ConversationRoutes:
     # -- messages of conversations
 
     async def list_messages(
-        self, request: ApiRequest, query: ConversationMessagesQuery
+        self, request: ApiRequest, query: bodies.ConversationMessagesQuery
     ) -> list[dict[str, Any]]:
         """List a conversation's messages."""
         conversation = await self._get_conversation(request, query.agent_id)
         return await self._pages.list_of_agent(conversation.agent, query, conversation.name)
 
     async def send(
-        self, request: ApiRequest, body: ConversationSend
+        self, request: ApiRequest, body: bodies.ConversationSend
     ) -> dict[str, Any] | SendReply | RunStream:
         """Send a message in a conversation, and answer with what the agent says, by default as a stream."""
         conversation = await self._get_conversation(request, body.agent_id)
@@ -336,7 +172,7 @@ class ConversationRoutes:
         )
         return await self._sends.reply_to(request, body, run_request, is_stream=body.streaming)
 
-    async def stream(self, request: ApiRequest, body: StreamConversation) -> RunStream:
+    async def stream(self, request: ApiRequest, body: bodies.StreamConversation) -> RunStream:
         """Stream the events of a conversation's run.
 
         The run is the one that is named, which may have ended; else the conversation's newest run, if it is active.
@@ -362,7 +198,7 @@ class ConversationRoutes:
 
     # -- the parts of requests
 
-    def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
+    def _check_model(self, request: ApiRequest, body: bodies.CreateConversation) -> None:
         """Raises: UnknownModel; NotAllowed if the caller's key may not ask for the model in a body."""
         model = find_sent(body.model) or None
         check_model(self._api.settings, model)
@@ -400,7 +236,7 @@ class ConversationRoutes:
         numbers = await self._messages.list_numbers(agent, entry.conversation.uid)
         system = make_system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.make_id_with_seq("message", agent.uid, seq) for seq in numbers)]
-        return render_conversation(entry, message_ids=message_ids)
+        return bodies.render_conversation(entry, message_ids=message_ids)
 
 
 def _read_seq(conversation: NamedConversation, message_id: str) -> int:
