@@ -30,14 +30,21 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError, drop_tracebacks
+from gateway.errors import (
+    CallerError,
+    Conflict,
+    GatewayError,
+    MemoryUnavailable,
+    UpstreamError,
+    drop_tracebacks,
+)
 from gateway.run.call import ChatCall
 from gateway.run.memory.prompt import Prompt
 from gateway.run.refused_parts import RefusedParts
 from gateway.run.round_requests import RoundRequests
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, run_tools
-from gateway.run.turn_saving import SAVED_EVENT, SavedStep, TurnMemory, TurnSaving
+from gateway.run.turn_saving import SAVED_EVENT, SavedStep, TurnMemory, TurnSaving, explain_loss
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.keepalive import KEEP_ALIVE, await_with_keep_alives, keep_alive
 from gateway.run.upstream.model_source import ModelSource
@@ -490,7 +497,9 @@ class TurnRun:
             _log.warning(
                 "A step of a run could not be stored, so the run ends with an error: %s", error.message
             )
-            return self._turn.feed(events.StepFailed(MemoryUnavailable.for_status(error.status)))
+            loss = explain_loss(error)
+            client_error = MemoryUnavailable.for_status(error.status) if loss is None else Conflict(loss)
+            return self._turn.feed(events.StepFailed(client_error))
         except CallerError as error:
             return self._turn.feed(events.StepFailed(error))
         return self._turn.feed(saved_step.event)

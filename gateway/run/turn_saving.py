@@ -152,7 +152,7 @@ class TurnSaving:
             if self.is_resumable:
                 raise
             _log.warning("A turn was answered and could not be stored: %s", error.message)
-            loss = _explain_loss(error)
+            loss = explain_loss(error)
         except asyncio.CancelledError:
             self.services.pending.add(
                 writing, "A turn that its client left at its end", turn_scope=self._scope
@@ -210,7 +210,7 @@ class TurnSaving:
         return await writing
 
 
-def _explain_loss(error: StoreError) -> str | None:
+def explain_loss(error: StoreError) -> str | None:
     """Returns the client's reason why the turn will never be stored, or None if it may still be after this error."""
     match error:
         case StaleWrite():

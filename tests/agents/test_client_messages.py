@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from letta_client import (
 from msgspec.structs import replace
 
 from gateway.agents.runs.message_listing import AgentMessages
+from gateway.core.turn.events import FORGOTTEN_LOSS
 from gateway.operations import make_operations
 from gateway.settings import UpstreamSettings
 from storage.listing import Page
@@ -526,6 +528,24 @@ def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None
     assert world.letta.messages.retrieve(answered.id)[0].content == "Hello."
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert "I am Ann." not in str(world.upstream.last.messages)
+
+
+def test_a_stream_that_a_forgetting_ends_names_it(world: LettaWorld) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    messages.create(agent.id, input="I am Bob.")
+    told = spoken(messages.list(agent.id, order="asc"))[0]
+    gate = Gate()
+    world.upstream.queue(call_tools(insert("a"), hold_before_headers=gate))
+    arrived = world.upstream.request_gate(len(world.upstream.requests) + 1)
+    path, body = f"/v1/agents/{agent.id}/messages/stream", b'{"input": "Keep it."}'
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(world.world.gateway.ask, "POST", path, body, {"content-type": "application/json"})
+        arrived.wait_sync()
+        world.letta.delete(f"/v1/agents/{agent.id}/messages/{told.id}", cast_to=object)
+        gate.open()
+        stream = sent.result().body
+    assert b'"error_type":"conflict"' in stream
+    assert FORGOTTEN_LOSS.encode() in stream
 
 
 @pytest.mark.parametrize(("heartbeat", "stop"), [(False, "end_turn"), (True, "tool_rule")])
