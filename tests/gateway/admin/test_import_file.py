@@ -22,7 +22,7 @@ from gateway.run.admin.imports import import_file, import_json
 from gateway.run.admin.imports.import_file import FORMATS, detect_format, read_file
 from gateway.run.admin.imports.import_json import DepthLimit
 from gateway.run.admin.manage_records import ImportParameters
-from tests.exports import chatgpt_conversation, claude_conversation, export, zipped
+from tests.exports import chatgpt_conversation, claude_conversation, export, mastra_messages, zipped
 from tests.rows import each_row
 
 TALKS = {"a": ("Hi", "Hello."), "b": ("Tea?", "Yes.", "Good.")}
@@ -322,6 +322,20 @@ def test_a_large_file_is_read_conversation_by_conversation() -> None:
     tracemalloc.stop()
     assert count == 100
     assert peak < len(data) / 4
+
+
+def test_rows_of_mastras_table_are_read_as_its_messages() -> None:
+    """A row has its thread under the column's name, and its parts as JSON in a text; older rows have plain texts."""
+    rows = [
+        {**message, "content": json.dumps(message["content"]), "thread_id": message.pop("threadId")}
+        for message in [*mastra_messages("a", ("Hi", "Hello.")), *mastra_messages("b", ("Hey",))]
+    ]
+    rows[-1]["content"] = '{"a": 1} is JSON'
+    for threads in ({}, {"threads": []}):
+        found = read(json.dumps({"messages": rows, **threads}).encode())
+        assert [(each.id, [message.text for message in each.messages]) for each in found] == [
+            ("a", ["Hi", "Hello."]), ("b", ['{"a": 1} is JSON'])
+        ]  # fmt: skip
 
 
 def test_the_page_on_mastra_shows_a_file_that_is_read() -> None:

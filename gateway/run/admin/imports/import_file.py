@@ -91,7 +91,7 @@ def _detect_json_format(file: IO[bytes]) -> str:
                 has_messages = has_messages or (not is_list and value == "messages")
             elif prefix == object_prefix and event == "end_map":
                 break
-            elif prefix == "messages.item" and event == "map_key" and value == "threadId":
+            elif prefix == "messages.item" and event == "map_key" and value in ("threadId", "thread_id"):
                 return "mastra"
             elif prefix == "messages.item" and event == "end_map":
                 # The first message has no thread.
@@ -237,8 +237,10 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
         if not isinstance(item, dict):
             yield Unreadable("a message is no object", 1)
             continue
-        thread_id = item.get("threadId")
+        thread_id = item.get("threadId", item.get("thread_id"))
         message = {name: item.get(name) for name in ("role", "content", "createdAt")}
+        if "thread_id" in item:
+            message["content"] = _decode_row_content(message["content"])
         size += len(json.dumps((thread_id, message), ensure_ascii=False))
         if size > MAX_ITEM_BYTES:
             raise make_wrong_file_error(
@@ -249,6 +251,17 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
         messages.sort(key=lambda message: read_time(message["createdAt"]) or float("-inf"))
         make_conversation = partial(simple_formats.make_conversation, conversation_id)
         yield _read_or_unreadable(make_conversation, messages, len(messages))
+
+
+def _decode_row_content(content: Any) -> Any:
+    """Returns the content of a row of Mastra's table of messages: a text, or the parts that are JSON in a text."""
+    try:
+        value = _loads(content.encode()) if isinstance(content, str) else content
+    except orjson.JSONDecodeError:
+        return content
+    # The plain text of an older row may be JSON as well.
+    has_parts = "parts" in value if isinstance(value, dict) else isinstance(value, list) and value
+    return value if has_parts else content
 
 
 # The readers of files by `FORMATS`, each from the beginning of a file.
