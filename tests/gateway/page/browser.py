@@ -45,6 +45,10 @@ _OUT_OF_SIGHT = """() => [
     document.documentElement.scrollWidth - document.documentElement.clientWidth,
     [...document.querySelectorAll(".scroll")].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.ariaLabel),
 ]"""
+# Returns the size of the text of each element that has text of its own, but not of headings, which the width bounds.
+_TEXT_SIZES = """() => [...document.body.querySelectorAll(":not(h1, h1 *, .title)")].filter(
+    (e) => [...e.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())
+).map((e) => parseFloat(getComputedStyle(e).fontSize))"""
 _TITLES = "() => [document.title, [...document.querySelectorAll('h1')].map((e) => e.textContent)]"
 # Returns the text of the main part, and its text as it came, before the script changed it.
 _WITH_AND_WITHOUT_SCRIPT = """(html) => {
@@ -254,6 +258,17 @@ class Browser:
             page.set_viewport_size({"width": width, "height": 900})
             sideways, cut_off = page.evaluate(_OUT_OF_SIGHT)
             assert (sideways <= 0, cut_off) == (True, []), f"{page.url}, {width} pixels"
+
+    def check_text_size(self, page: Any) -> None:
+        """Checks that all text of the page that is open grows with the browser's text size, and fits on a phone."""
+        page.set_viewport_size({"width": 320, "height": 900})
+        sizes = page.evaluate(_TEXT_SIZES)
+        session = page.context.new_cdp_session(page)
+        session.send("Page.setFontSizes", {"fontSizes": {"standard": 32}})
+        assert page.evaluate(_TEXT_SIZES) == [2 * size for size in sizes], page.url
+        sideways, _ = page.evaluate(_OUT_OF_SIGHT)
+        session.send("Page.setFontSizes", {"fontSizes": {"standard": 16}})
+        assert sideways <= 0, f"{page.url} scrolls sideways"
 
     def list_faults(self, page: Any) -> list[str]:
         """Returns the faults that axe-core finds."""

@@ -66,6 +66,14 @@ def test_about_me_looks_right_on_every_screen(browser: Browser, world: World) ->
         browser.check_screen(nobody(world), person.path + below, heading=heading, is_signed_in=False)
 
 
+def test_about_me_grows_with_the_text_size_of_the_browser(browser: Browser, world: World) -> None:
+    """Its sizes were in pixels, so that who had set large text in the browser got small text here."""
+    person, seq, talk = full(world)
+    for below in ("", "/words?q=cat", "/b/human", f"/f/{seq}", f"/c/{talk}", f"/forget?fact={seq}"):
+        with opened(browser, person, below) as page:
+            browser.check_text_size(page)
+
+
 def test_about_me_looks_right_empty_and_with_hostile_texts(browser: Browser, world: World) -> None:
     agent = speak(world, *HOSTILE, talk="<b>talk/..")
     learn(world, agent, *(text[:390] for text in HOSTILE), block="\n".join(text[:400] for text in HOSTILE))

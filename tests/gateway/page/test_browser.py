@@ -146,3 +146,13 @@ def test_the_menu_fits_into_one_line_of_a_phone(browser: Browser, operator: Oper
         for width in (320, 360, 400):
             page.set_viewport_size({"width": width, "height": 900})
             assert len({(each.bounding_box() or {})["y"] for each in links}) == 1, width
+
+
+def test_all_lists_grow_with_the_text_size_of_the_browser(browser: Browser, operator: Operator) -> None:
+    operator.world.chat(user="alice").say("My cat is called Miso.")
+    operator.world.settle()
+    request = operator.twin("requests")["items"][0]["id"]
+    memory = operator.twin("people")["items"][0]["uid"]
+    for path in ("", "people", "requests", "work", "keys", "audit", f"r/{request}", f"m/{memory}"):
+        with browser.open(operator, path) as page:
+            browser.check_text_size(page)
