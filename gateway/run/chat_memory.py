@@ -166,7 +166,7 @@ class ChatMemory:
         memory_context, prompt = await self._make_fitting_prompt(
             call, attempts, memory_context, toolbox, needs_memory=needs_memory
         )
-        block_edits.shown = prompt.section.shown
+        block_edits.shown = prompt.section.shown_blocks
         if call.record is not None:
             await call.record.note_turn(make_turn_name(memory_context))
         if memory_context.plan.follows_head and opens:

@@ -251,7 +251,7 @@ class ItemTurns:
         if await is_overfull(prompt):
             message = "The agent's own prompt leaves no room in the window of its model."
             raise ItemFailed(message, StopReason.SYSTEM_OVERFLOW)
-        turn.block_edits.shown = shown = dict(prompt.section.shown)
+        turn.block_edits.shown = shown = dict(prompt.section.shown_blocks)
         await self._replay(turn, prompt)
         request = turn.replies.request
         if request is None:

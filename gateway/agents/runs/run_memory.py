@@ -139,7 +139,7 @@ class RunMemory:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
         prompt = await composer.make_prompt(self.context, self.form, self.toolbox.list_definitions())
-        self._edits.block_edits.shown = prompt.section.shown
+        self._edits.block_edits.shown = prompt.section.shown_blocks
         return replace(prompt, needs_usage=True)
 
     async def open(self, prompt: Prompt, request: bytes | None) -> None:

@@ -45,7 +45,7 @@ def compose_after_head(
         assert index is not None  # only messages of the client's list stay
         if message.note:
             tokens = estimate_tokens(message.note)
-            composition.put_note(listing.positions[index], message.note, tokens, message.shown)
+            composition.put_note(listing.positions[index], message.note, tokens, message.shown_blocks)
         moved_indices.remove(index)
     moved_messages = messages[: len(messages) - len(unmoved_messages)]
     composition.inserted = [*omitted, *(message.content for message in moved_messages)]

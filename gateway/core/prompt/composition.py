@@ -33,7 +33,7 @@ class InsertedMessage(Struct, frozen=True):
     # The private fields of the stored message.
     private: PrivateFields = msgspec.field(default_factory=PrivateFields)
     # The memory blocks that the message and its note show.
-    shown: ShownBlocks = msgspec.field(default_factory=dict)
+    shown_blocks: ShownBlocks = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -43,9 +43,9 @@ class InsertedMessage(Struct, frozen=True):
         # Most messages of a history have neither.
         if not note and PRIVATE not in message:
             return cls(with_placeholder_text(message), atoms, position)
-        shown = read_shown_by_note(note) if note else read_shown(message)
+        shown_blocks = read_shown_by_note(note) if note else read_shown_blocks(message)
         upstream_message = with_text_before(with_placeholder_text(without_private(message)), note)
-        return cls(upstream_message, atoms, position, note, read_private(message), shown)
+        return cls(upstream_message, atoms, position, note, read_private(message), shown_blocks)
 
     @property
     def is_nudge(self) -> bool:
@@ -74,7 +74,7 @@ class Composition(Struct):
     # The number of hidden rounds of the last prompt that could not be restored, so that its stable prefix is broken.
     unrestored_rounds: int = 0
     # The memory blocks that notes and hidden rounds show, by the indices of the client messages.
-    shown: dict[int, ShownBlocks] = msgspec.field(default_factory=dict)
+    shown_blocks: dict[int, ShownBlocks] = msgspec.field(default_factory=dict)
 
     def without_notes(self) -> Composition:
         """Returns a copy of the composition without its notes."""
@@ -104,16 +104,18 @@ class Composition(Struct):
             return self
         return replace(self, inserted=inserted, replacements=replacements)
 
-    def put_note(self, index: int, note: str, tokens: int, shown: ShownBlocks | None = None) -> None:
+    def put_note(self, index: int, note: str, tokens: int, shown_blocks: ShownBlocks | None = None) -> None:
         """Puts a note before a message.
 
         tokens: the estimated tokens of the note.
-        shown: the blocks that the note shows; None: the blocks are read from the note.
+        shown_blocks: the blocks that the note shows; None: the blocks are read from the note.
         """
         self.notes[index] = note
         self.note_tokens += tokens
-        if shown := read_shown_by_note(note) if shown is None else shown:
-            self.shown[index] = shown
+        if shown_blocks is None:
+            shown_blocks = read_shown_by_note(note)
+        if shown_blocks:
+            self.shown_blocks[index] = shown_blocks
 
 
 def without_result(message: WireMessage) -> WireMessage:
@@ -126,7 +128,7 @@ def list_rounds_without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> 
     return {index: [*map(without_result, messages)] for index, messages in rounds.items()}
 
 
-def read_shown(message: WireMessage) -> ShownBlocks:
+def read_shown_blocks(message: WireMessage) -> ShownBlocks:
     """Returns the memory blocks that a gateway message shows: the result of an edit, or a change within a turn."""
-    shown = read_private(message).get("shown_blocks")
-    return shown if isinstance(shown, dict) else NOTHING_SHOWN
+    shown_blocks = read_private(message).get("shown_blocks")
+    return shown_blocks if isinstance(shown_blocks, dict) else NOTHING_SHOWN

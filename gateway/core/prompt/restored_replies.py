@@ -12,7 +12,7 @@ from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refill
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
-from gateway.core.prompt.composition import Composition, read_shown, without_result
+from gateway.core.prompt.composition import Composition, read_shown_blocks, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, restore_rounds, without_rounds
 from gateway.core.prompt.omitted_messages import is_made_without_earlier_results, is_of_same_model
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, ShownBlocks, combine_shown
@@ -98,7 +98,7 @@ def _put_restored_reply(
         if listing.locate_message(count_atoms_to_end(exchange) - len(exchange.reply or ())) != index:
             composition.moves_rounds = True
     if shown_blocks := _read_shown_in_rounds(content):
-        composition.shown[position] = shown_blocks
+        composition.shown_blocks[position] = shown_blocks
 
 
 def _find_restored_reply(
@@ -125,4 +125,4 @@ def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchan
 
 def _read_shown_in_rounds(content: Content) -> ShownBlocks:
     """Returns the memory blocks that the hidden rounds of a reply show."""
-    return combine_shown(map(read_shown, content.full_reply or ()), NOTHING_SHOWN)
+    return combine_shown(map(read_shown_blocks, content.full_reply or ()), NOTHING_SHOWN)

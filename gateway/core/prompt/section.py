@@ -3,7 +3,7 @@
 While it is pinned, the first bytes of the prompt stay the same, and the provider's cache holds. The model reads later
 changes further down: its own changes in the results of its tools, other changes in the next note. The last version of a
 block that the model reads must be the current one, so a note states each block that differs from the version that the
-prompt shows last (`Composition.shown`).
+prompt shows last (`Composition.shown_blocks`).
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Section(Struct, frozen=True):
     # The changes of blocks that the request's note has to state.
     changes: tuple[str, ...] = ()
     # The version of each block that the prompt shows last, this request's note included.
-    shown: ShownBlocks = field(default_factory=dict)
+    shown_blocks: ShownBlocks = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -209,7 +209,7 @@ def make_section(
         rendered = _render_or_keep(parts, pinned_section, shown_after, takes_note=takes_note)
         # A text after the section may show an older version of a block, which only a note can correct. Without one, the
         # pinned section stays.
-        if takes_note or not list_changes(rendered.shown, parts.blocks).texts:
+        if takes_note or not list_changes(rendered.shown_blocks, parts.blocks).texts:
             return rendered
     return _with_changes(pinned_section, parts, shown_after, takes_note=takes_note)
 

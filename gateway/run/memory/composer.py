@@ -144,7 +144,7 @@ class Composer(Struct, frozen=True):
     async def list_shown_blocks(self, context: MemoryContext) -> ShownBlocks:
         """Returns the last text of each memory block in the prompt of a request, without a note for the request."""
         composition = await self._compose(context, _list_known_notes(context))
-        return self.section_maker.make(context, composition, takes_note=False).shown
+        return self.section_maker.make(context, composition, takes_note=False).shown_blocks
 
     async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
         """Returns the composition of a request. notes: the notes of new messages, by the index of the message."""

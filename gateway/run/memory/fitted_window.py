@@ -84,13 +84,13 @@ class FittedWindow(Struct, frozen=True):
 
     def list_shown_blocks(self, composition: Composition) -> ShownBlocks:
         """Returns the last text of each memory block in the added texts and messages of the window."""
-        shown_blocks = [each.shown for each in self.list_inserted(composition)]
-        for index in sorted(composition.shown) if composition.shown else ():
+        shown_blocks = [each.shown_blocks for each in self.list_inserted(composition)]
+        for index in sorted(composition.shown_blocks):
             rounds = composition.replacements.get(index)
             fitting_rounds = rounds if self.replacements is None else self.replacements.get(index)
             # Hidden rounds that fit in part may or may not show the block.
             if index not in self.dropped_indices and rounds == fitting_rounds:
-                shown_blocks.append(composition.shown[index])
+                shown_blocks.append(composition.shown_blocks[index])
         return combine_shown(shown_blocks, NOTHING_SHOWN)
 
 

@@ -153,7 +153,7 @@ def test_each_message_of_a_round_that_is_filled_in_shows_its_own_edit(world: Wor
     world.say([user("I like tea")], [*rounds, assistant("Noted.")], key)
     history = world.chat(("and?", "That is all."), key=key, start=[user("I like tea"), assistant("Noted.")])
     fill = world.begin([*history[2:], user("bye")], key).composition.inserted
-    assert [each.shown for each in fill] == [{}, {}, edits[0], {}, edits[1], {}]
+    assert [each.shown_blocks for each in fill] == [{}, {}, edits[0], {}, edits[1], {}]
 
 
 @both

@@ -53,7 +53,7 @@ def test_a_change_from_outside_is_stated_and_the_section_stays(pinned: SentSecti
     assert section.sent is pinned
     assert len(section.changes) == 1
     assert "Name: Anna" in section.changes[0]
-    assert section.shown == make_shown_by_block(CHANGED)
+    assert section.shown_blocks == make_shown_by_block(CHANGED)
     assert make([CHANGED], pinned, shown_after=make_shown_by_block(CHANGED)).changes == ()  # once
 
 
@@ -61,7 +61,7 @@ def test_a_change_waits_where_no_note_can_be_attached(pinned: SentSection) -> No
     section = make([CHANGED], pinned, takes_note=False)
     assert section.sent is pinned
     assert section.changes == ()
-    assert section.shown == make_shown_by_block(HUMAN)
+    assert section.shown_blocks == make_shown_by_block(HUMAN)
 
 
 def test_new_and_removed_blocks_are_stated(pinned: SentSection) -> None:
