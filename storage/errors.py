@@ -127,9 +127,9 @@ class FileOwned(StoreError):
 class SchemaTooNew(StoreError):
     """A newer program has written the file."""
 
-    def __init__(self, path: str, found: int, known: int) -> None:
+    def __init__(self, path: str, version: int, latest_version: int) -> None:
         super().__init__(
-            f"{path} has schema version {found}, this program knows versions up to {known}: "
+            f"{path} has schema version {version}, this program knows versions up to {latest_version}: "
             "it was written by a newer Mnemogate. Upgrade this one."
         )
 
@@ -137,9 +137,9 @@ class SchemaTooNew(StoreError):
 class SchemaTooOld(StoreError):
     """The file is too old to be upgraded."""
 
-    def __init__(self, path: str, found: int) -> None:
+    def __init__(self, path: str, version: int) -> None:
         super().__init__(
-            f"{path} has schema version {found}, from which this program has no upgrade. "
+            f"{path} has schema version {version}, from which this program has no upgrade. "
             "Export its memories with the Mnemogate that made it (mnemogate memory export), and import them into a "
             "new database with this one."
         )

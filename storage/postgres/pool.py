@@ -94,6 +94,7 @@ class ConnectionPool:
 
         Raises: StoreUnavailable (StoreTimeout if none was free in time).
 
+        is_bulk: True for bulk work, which gets few of the connections at a time.
         wait_s: the seconds that the caller waits for a connection that is in use; None: as long as it takes.
         opening_s: the seconds that the caller waits in all if a connection is opened for it; None: `wait_s`.
         """

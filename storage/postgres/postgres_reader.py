@@ -35,11 +35,11 @@ class PostgresReader:
         self._long_reads = asyncio.Semaphore(limits.max_long_reads)
 
     async def read(self, operation: Operation[T], deadline_ms: float | None) -> T:
-        """As `Database.read`."""
+        """Implements `Database.read`."""
         return await self._read(operation, deadline_ms, self._limits.read_timeout_s)
 
     async def long_read(self, operation: Operation[T], deadline_ms: float | None) -> T:
-        """As `Database.long_read`."""
+        """Implements `Database.long_read`."""
         # A read with a deadline is a turn's, and does not wait for other long reads.
         if choose_deadline_ms(deadline_ms) is not None:
             return await self._read(operation, deadline_ms, self._limits.long_read_timeout_s)

@@ -24,9 +24,9 @@ class _Words(NamedTuple):
     """The words of one language by which a text asks about its speaker."""
 
     # The words that name the speaker.
-    speaker: frozenset[str]
+    speaker_words: frozenset[str]
     # The words that ask.
-    asks: frozenset[str]
+    question_words: frozenset[str]
     # True if the language is written without spaces between words.
     is_unspaced: bool
 
@@ -34,9 +34,10 @@ class _Words(NamedTuple):
         """Returns whether the words of a text include words of both kinds."""
         if self.is_unspaced:
             return all(
-                any(term in word for word in words for term in kind) for kind in (self.speaker, self.asks)
+                any(term in word for word in words for term in terms)
+                for terms in (self.speaker_words, self.question_words)
             )
-        return not words.isdisjoint(self.speaker) and not words.isdisjoint(self.asks)
+        return not words.isdisjoint(self.speaker_words) and not words.isdisjoint(self.question_words)
 
 
 class _Table(NamedTuple):
@@ -44,10 +45,10 @@ class _Table(NamedTuple):
 
     # The words of each language that ask for the memory.
     languages: list[_Words]
-    # Words of a greeting, in any language.
-    greet: frozenset[str]
-    # Words of a greeting, and other words that a greeting may have.
-    all_greeting: frozenset[str]
+    # The words that make a text a greeting, in any language.
+    greeting_words: frozenset[str]
+    # All words that a greeting may have.
+    words_of_greetings: frozenset[str]
 
 
 def asks_for_whole(text: str, *, is_opening: bool) -> bool:
@@ -59,7 +60,7 @@ def asks_for_whole(text: str, *, is_opening: bool) -> bool:
         return False
     words = _split_words(text[:_MAX_CHARS])
     table = _load_table()
-    if is_opening and not words.isdisjoint(table.greet) and words <= table.all_greeting:
+    if is_opening and not words.isdisjoint(table.greeting_words) and words <= table.words_of_greetings:
         return True
     return any(language_words.match(words) for language_words in table.languages) and names_nothing(text)
 

@@ -132,16 +132,16 @@ class CachedMemory:
         """True if no more exchanges that are not indexed are cached."""
         return self._unindexed_exchanges >= _MAX_UNINDEXED_ROWS
 
-    def needs_no_read(self, current: AgentNumbers, skip: range) -> bool:
-        """Returns whether nothing has to be read before a query.
+    def is_ready(self, current: AgentNumbers, skip: range) -> bool:
+        """Returns whether a query can search this memory before anything more is read.
 
         current: the agent's present numbers.
         skip: the numbers of messages that the query leaves out.
 
-        Nothing has to be read into a full memory either, which lacks the newest messages until they are indexed.
+        A full memory is ready without its newest messages, until they are indexed.
         """
-        known = self.numbers
-        if known is None or (known.epoch, known.indexed_seq, known.stamp) != (
+        cached = self.numbers
+        if cached is None or (cached.epoch, cached.indexed_seq, cached.stamp) != (
             current.epoch, current.indexed_seq, current.stamp,
         ):  # fmt: skip
             return False
@@ -153,7 +153,7 @@ class CachedMemory:
 
         current: the agent's present numbers.
         """
-        if current.indexed_seq or self._is_full or not self.needs_no_read(current, skip):
+        if current.indexed_seq or self._is_full or not self.is_ready(current, skip):
             return None
         return [
             message for seq, message in self.unindexed.items() if seq not in skip and message.kind != MUTED
@@ -233,12 +233,12 @@ class CachedMemory:
         stamps = [segment.stamp for segment in changes.segments.values()]
         stamps += [stamp for _, stamp, _ in changes.terms]
         self._terms_stamp = max(stamps, default=self._terms_stamp)
-        known = self.numbers
-        if known is None or known.stamp != current.stamp:
+        cached = self.numbers
+        if cached is None or cached.stamp != current.stamp:
             self._drop_messages()
-        elif known.indexed_seq != current.indexed_seq:
+        elif cached.indexed_seq != current.indexed_seq:
             # Unindexed messages with lower numbers stay: their texts were changed after they were indexed.
-            self._note_indexed(range(known.indexed_seq + 1, current.indexed_seq + 1))
+            self._note_indexed(range(cached.indexed_seq + 1, current.indexed_seq + 1))
         for message in changes.unindexed:
             if self.unindexed.setdefault(message.seq, message) is message:
                 self.uncounted.append(message)

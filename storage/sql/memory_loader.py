@@ -81,7 +81,7 @@ class MemoryLoader:
             memory = self._memories.get(agent.id)
             if memory is None or memory.numbers is None or memory.numbers.epoch != current.epoch:
                 memory = await self._read_memory(agent, current, deadline_ms)
-            elif memory.needs_no_read(current, skip):
+            elif memory.is_ready(current, skip):
                 return memory
             else:
                 read_changes = partial(memory.read_changes, current=current, rules=self._rules)

@@ -45,14 +45,14 @@ async def empty_sections_showing(connection: Connection, block_row: int) -> None
 
 async def _empty_selected(connection: Connection, selection: Statement, values: Sequence[object]) -> None:
     """Empties the sections that a statement selects. values: the values of the statement."""
-    for section_row, agent_row, known in await connection.fetch_rows(selection, values):
-        emptied = orjson.dumps(mark_emptied(orjson.loads(known)))
-        await connection.run(SQL["empty"], (section_row, agent_row, emptied))
+    for section_row, agent_row, record in await connection.fetch_rows(selection, values):
+        emptied_record = orjson.dumps(make_emptied_record(orjson.loads(record)))
+        await connection.run(SQL["empty"], (section_row, agent_row, emptied_record))
 
 
-def mark_emptied(known: SectionRecord) -> SectionRecord:
-    """Returns the `SentSection.known` of an emptied section. known: its value before."""
-    return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
+def make_emptied_record(record: SectionRecord) -> SectionRecord:
+    """Returns the `SentSection.known` of a section after it is emptied. record: its value before."""
+    return {"blocks": {}, "tools": record.get("tools"), "epoch": -1}
 
 
 class Sections(StoreGroup):

@@ -20,7 +20,7 @@ from storage.sql.agents_api.definitions import add_definition
 from storage.sql.agents_api.runs import begin_conversation
 from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import StoreGroup, writes
-from storage.sql.sections import add_section, find_section, mark_emptied
+from storage.sql.sections import add_section, find_section, make_emptied_record
 from storage.sql.statements import load
 from storage.sql.step_writes import continue_exchanges
 from storage.store_rules import Rules
@@ -146,8 +146,8 @@ async def _begin_fork(
     # The first send renders the memory section again, with the same text if nothing has changed.
     if parent.section is not None:
         parent_section = await find_section(connection, agent_row, parent.section)
-        known = mark_emptied({} if parent_section is None else parent_section.known)
-        section = await add_section(connection, agent_row, SentSection(0, "", known))
+        record = make_emptied_record({} if parent_section is None else parent_section.known)
+        section = await add_section(connection, agent_row, SentSection(0, "", record))
     exchange = Exchange(
         id=0,
         conversation_row=fork_row,
