@@ -37,6 +37,8 @@ class SideRule(Protocol):
         """True if no later list has such a request's messages, so that they need not be recognised by hashes."""
 
 
+# The types of a `tool_choice` that does not force a call of a certain tool.
+_FREE_CHOICES = ("allowed_tools", "auto", "none")
 # The longest prompt that is cached: far above most prompts. Each project caches one.
 _MAX_CACHED_CHARS = 32 * 1024
 
@@ -45,7 +47,8 @@ class SideRequests:
     """Rules, compiled once into one pattern for a user's message and one for a system message."""
 
     def __init__(self, rules: Iterable[SideRule]) -> None:
-        self._rules = tuple(rules)
+        # The rules, by the name of the group that a match of the rule ends with (`_compile`).
+        self._rules_by_group = {f"rule_{number}": rule for number, rule in enumerate(rules)}
         # The pattern of the rules for a user's message.
         self._user_pattern = self._compile("user")
         # The pattern of the rules for a system message.
@@ -64,15 +67,15 @@ class SideRequests:
         last_message = messages[-1]
         match = None
         if last_message.get("role") == "user":
-            match = self._find_in_words(last_message.get("content"))
+            match = self._match_words(last_message.get("content"))
         if match is None and first_message.get("role") in SYSTEM_ROLES:
-            match = self._find_in_prompt(_read_first_text(first_message.get("content")))
+            match = self._match_prompt(_read_first_text(first_message.get("content")))
         # NextChat appends its order to the conversation as a system message.
         if match is None and len(messages) > 1 and last_message.get("role") in SYSTEM_ROLES:
             match = self._system_pattern.match(_read_first_text(last_message.get("content")))
-        return None if match is None else self._rules[int(str(match.lastgroup)[1:])]
+        return None if match is None else self._rules_by_group[str(match.lastgroup)]
 
-    def _find_in_words(self, content: object) -> re.Match[str] | None:
+    def _match_words(self, content: object) -> re.Match[str] | None:
         """Matches the content of a user's message by its first part and its last part."""
         match = self._user_pattern.match(_read_first_text(content))
         if match is None and isinstance(content, list) and len(content) > 1:
@@ -80,7 +83,7 @@ class SideRequests:
             match = self._user_pattern.match(_read_part_text(content[-1]))
         return match
 
-    def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:
+    def _match_prompt(self, prompt: str) -> re.Match[str] | None:
         """Matches the text of a system message."""
         if prompt == self._last_prompt:
             return self._last_match
@@ -92,9 +95,13 @@ class SideRequests:
 
     def _compile(self, where: str) -> re.Pattern[str]:
         """Returns one pattern for all rules with this `where`."""
-        # After each rule comes an empty group with the rule's number in its name, so that `lastgroup` of a match is the
-        # rule. A group around the rule is slower: it is entered even for rules that the text does not begin like.
-        parts = [f"(?:{rule.pattern})(?P<r{n}>)" for n, rule in enumerate(self._rules) if rule.where == where]
+        # After each rule comes its empty group, so that `lastgroup` of a match names the rule. A group around the rule
+        # is slower: it is entered even for rules that the text does not begin like.
+        parts = [
+            f"(?:{rule.pattern})(?P<{group}>)"
+            for group, rule in self._rules_by_group.items()
+            if rule.where == where
+        ]
         # `\s*+` never gives white space back, so that a text with much of it costs one pass. `(?!)` matches nothing.
         return re.compile(rf"\s*+(?:{'|'.join(parts) or '(?!)'})", re.IGNORECASE)
 
@@ -126,7 +133,7 @@ def _is_forced(body: Mapping[str, Any]) -> bool:
     """Returns whether the answer can only be a call of the request's one tool, which `tool_choice` names."""
     for choice_field, tools_field in (("tool_choice", "tools"), ("function_call", "functions")):
         choice = body.get(choice_field)
-        if isinstance(choice, dict) and choice.get("type") != "allowed_tools":
+        if isinstance(choice, dict) and choice.get("type") not in _FREE_CHOICES:
             tools = body.get(tools_field)
             return isinstance(tools, list) and len(tools) == 1
     return False

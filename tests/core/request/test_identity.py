@@ -420,6 +420,8 @@ CITY, RIVER = ({"type": "function", "function": {"name": name}} for name in ("ci
         (say(("user", "weather")), {"tools": [CITY], "tool_choice": "required"}, Mode.ON),
         (say(("user", "weather")), {"tools": [CITY], "tool_choice": "auto"}, Mode.ON),
         (say(("user", "weather")), {"tools": [CITY], "tool_choice": {"type": "allowed_tools"}}, Mode.ON),
+        # Anthropic's form, which servers of several dialects take.
+        (say(("user", "weather")), {"tools": [CITY], "tool_choice": {"type": "auto"}}, Mode.ON),
     ],
 )
 def test_a_single_turn_for_a_program_is_read_only(
