@@ -35,6 +35,12 @@ from tests.doubles.openai_rules import Refusal, Rules, check_chat
 from tests.doubles.other_endpoints import Endpoints
 from tests.patience import PATIENCE_S
 
+# The pause before a connection is cut. An aiohttp client drops what it has not read when the connection is lost, so
+# that a cut in the same moment would decide by chance how much of a reply counts. A real network is no faster.
+_CUT_PAUSE_S = 0.02
+_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
+_JSON_TYPE = {"content-type": "application/json"}
+
 
 class Gate:
     """A gate that is opened once and stays open. Threads and event loops can wait at it."""
@@ -560,6 +566,8 @@ class _Connection(asyncio.Protocol):
         is_lost = False
         try:
             is_lost = not await self._write(request, reply)
+            if is_lost:
+                await asyncio.sleep(_CUT_PAUSE_S)
         finally:
             request.finished = not is_lost and not self.transport.is_closing()
             if request.finished or is_lost:
@@ -608,8 +616,6 @@ class _Connection(asyncio.Protocol):
     ) -> bool:
         async for event in events:
             if reply.cut_after == request.sent_events:
-                if request.sent_events:
-                    await asyncio.sleep(_CUT_PAUSE_S)
                 return False
             if request.sent_events in reply.hold_after:
                 await reply.hold_after[request.sent_events].wait(None)
@@ -626,15 +632,6 @@ class _Connection(asyncio.Protocol):
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-
-
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
-
-
-# The pause before a connection is cut. An aiohttp client drops the events that it has not read when the connection is
-# lost, and a reply without events is sent by another upstream. A real network is no faster than this.
-_CUT_PAUSE_S = 0.02
-_JSON_TYPE = {"content-type": "application/json"}
 
 
 def _make_json_reply(value: Any, status: int = 200) -> Reply:
