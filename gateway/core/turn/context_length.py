@@ -32,6 +32,10 @@ _CONTEXT_SENTENCES = (
     re.compile(r"range of input length should be \[\d+, ?(\d[\d,]*)", re.I),  # Qwen
     re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
     re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
+    re.compile(r"`inputs` must have less than (\d[\d,]*) tokens", re.I),  # TGI
+    re.compile(r"input length \(\d+ tokens\) exceeds the maximum allowed length \((\d+)", re.I),  # SGLang
+    re.compile(r"prompt length \(\d+\) exceeds maximum input length \((\d+)", re.I),  # TensorRT-LLM
+    re.compile(r"number of tokens in the prompt cannot exceed (\d[\d,]*)", re.I),  # Cohere
     re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
     # llama.cpp, in a field of its error; LM Studio. A server that could not load the model names it as well.
     re.compile(r"(?:\"n_ctx\":|>= n_ctx:?) ?\(?(\d+)", re.I),
@@ -42,11 +46,12 @@ _CONTEXT_SENTENCES = (
 )
 # An escape in a text of JSON.
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
-# The code and the sentences of errors that may name no length (OpenAI, MiniMax, Ollama, Groq, LM Studio).
+# The code and the sentences of errors that may name no length (OpenAI, MiniMax, Ollama, Groq, LM Studio, GLM).
 _TOO_LONG_CODE: Final = "context_length_exceeded"
 _TOO_LONG: Final = re.compile(
-    r"exceeds the context window|context window exceeds|prompt (?:is )?too long|input is too long for \w+ model"
-    r"|reduce the length of the messages|context size has been exceeded"
+    r"exceeds the context (?:window|length)|context window exceeds|prompt (?:is )?too long"
+    r"|input is too long for \w+ model|reduce the length of the messages|context size has been exceeded"
+    r"|greater than the context length|prompt exceeds max length"
     r"|max_tokens must be at least 1, got -\d+",  # vLLM, of what the prompt leaves
     re.I,
 )

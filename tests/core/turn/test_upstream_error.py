@@ -220,6 +220,10 @@ def test_a_text_about_an_error_is_no_error(event: Event) -> None:
         ("greater than the context length (n_keep: 9001>= n_ctx: 4096). Try to load the model", 4096),
         ("Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)", 7424),
         ("the model is loaded with context length of only 32768 tokens", 32768),
+        ("Input length (26533 tokens) exceeds the maximum allowed length (16384 tokens). Use less", 16384),
+        ("Prompt length (5000) exceeds maximum input length (4096). Set log level to info", 4096),
+        ("Input validation error: `inputs` must have less than 4095 tokens. Given: 5000", 4095),
+        ("too many tokens: total number of tokens in the prompt cannot exceed 4081 - received 4292.", 4081),
         ("model load failed: n_ctx = 4096 could not be allocated", None),
         # By how much it is exceeded, and the code of the error.
         ("prompt too long; exceeded max context length by 1523 tokens", None),
@@ -231,6 +235,19 @@ def test_a_text_about_an_error_is_no_error(event: Event) -> None:
 )
 def test_the_context_is_read_from_an_error(body: str, tokens: int | None) -> None:
     assert find_context_length(body) == tokens
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Prompt exceeds max length",  # GLM
+        "The number of tokens to keep from the initial prompt is greater than the context length.",  # LM Studio
+        "the input length exceeds the context length",  # Ollama
+        "prompt too long; exceeded max context length by 1523 tokens",  # Ollama's cloud
+    ],
+)
+def test_an_error_without_a_length_is_about_a_long_request(message: str) -> None:
+    assert exceeds_context(orjson.dumps({"error": {"message": message}}), b'{"messages":[]}')
 
 
 def test_a_length_is_read_whatever_the_request_is_like() -> None:
