@@ -19,7 +19,8 @@ FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'f
 SELECT e.id FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.id {in:3:BIGINT:64}
 
 -- name: replacing
--- Finds the exchanges in the list ?3 of a memory ?1 that have others at their place, or at one of the ?2 places above it.
+-- Finds the exchanges in the list ?3 of a memory ?1 that have others at their place, or at one of the ?2 places above it,
+-- or earlier refused ones with their message.
 WITH RECURSIVE up(named, id, conversation, depth, parent) AS (
     SELECT e.id, e.id, e.conversation, e.depth, e.parent FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1
     UNION ALL SELECT up.named, e.id, e.conversation, e.depth, e.parent
@@ -31,6 +32,9 @@ SELECT DISTINCT up.named FROM up WHERE EXISTS (
     SELECT 1 FROM exchanges x
     WHERE x.conversation = up.conversation AND x.depth = up.depth AND x.id <> up.id AND +x.agent = ?1
     AND (x.parent = up.parent OR (x.parent IS NULL AND up.parent IS NULL)) AND x.state NOT IN ('forgotten', 'off'))
+UNION SELECT n.id FROM exchanges n JOIN exchanges x ON x.agent = ?1 AND x.input_key = n.input_key
+WHERE n.id {in:3:BIGINT:64} AND +n.agent = ?1 AND x.conversation = n.conversation AND x.depth < n.depth
+AND x.superseded = 1 AND x.reply IS NULL AND x.active = 0 AND x.state NOT IN ('forgotten', 'off')
 
 -- piece: fact_goes
 -- Whether a fact came from the target. The exchange in which the fact was stated is one of its sources, and is looked

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from storage.database import Connection
-from storage.records import Exchange, ExchangeState
+from storage.records import Atom, Exchange, ExchangeState
 from storage.search.text_words import has_whole_words
 from storage.sql import exchanges
 from storage.sql.statements import load, load_column
@@ -32,7 +32,8 @@ async def find_occurrences(connection: Connection, agent_row: int, seq: int) -> 
     """Returns all occurrences of a message, with the replies to later sends that repeat it.
 
     The message may occur again in an exchange that replaced its own, also if the exchange was replaced after the
-    message was listed, as when its question was asked again. It may occur in later cancelled sends that repeat it.
+    message was listed, as when its question was asked again. It may occur in later cancelled sends that repeat it, and
+    in earlier sends that the upstream refused.
     """
     exchange_row = await exchanges.find_exchange_row(connection, agent_row, seq)
     if exchange_row is None:
@@ -48,6 +49,8 @@ async def find_occurrences(connection: Connection, agent_row: int, seq: int) -> 
             *alternatives,
         ]
     atoms = exchange.inputs[seq - exchange.seq]
+    for refused in await _load_refused(connection, agent_row, exchange):
+        occurrences += _list_occurrences(refused, atoms)
     for alternative in alternatives:
         if not alternative.active:
             if not _is_repeated_in(alternative, exchange, seq):
@@ -55,12 +58,23 @@ async def find_occurrences(connection: Connection, agent_row: int, seq: int) -> 
             if alternative.shown_reply is not None:
                 # No list has the reply of such a send, which may quote the message.
                 occurrences.append(MessageOccurrence(alternative.id, alternative.reply_seq))
-        occurrences += [
-            MessageOccurrence(alternative.id, alternative.seq + index)
-            for index, input_atoms in enumerate(alternative.inputs)
-            if input_atoms == atoms
-        ]
+        occurrences += _list_occurrences(alternative, atoms)
     return occurrences
+
+
+def _list_occurrences(exchange: Exchange, atoms: tuple[Atom, ...]) -> list[MessageOccurrence]:
+    """Returns the occurrences of a message in an exchange. atoms: the atoms of the message."""
+    return [
+        MessageOccurrence(exchange.id, exchange.seq + index)
+        for index, input_atoms in enumerate(exchange.inputs)
+        if input_atoms == atoms
+    ]
+
+
+async def _load_refused(connection: Connection, agent_row: int, exchange: Exchange) -> list[Exchange]:
+    """Returns the earlier exchanges that the upstream refused, and that an exchange replaced: its send came again."""
+    values = (agent_row, exchange.conversation_row, exchange.id, exchange.depth)
+    return await _load_exchanges(connection, agent_row, await load_column(connection, SQL["refused"], values))
 
 
 def _is_repeated_in(send: Exchange, exchange: Exchange, seq: int) -> bool:
@@ -115,8 +129,8 @@ async def find_replaced(
 ) -> list[ReplacedExchange]:
     """Returns the exchanges that are forgotten with the exchange that replaced them.
 
-    These are transcripts that grew, cancelled requests, and answers that were repeated. No list has the replaced
-    exchanges, the exchanges after them in their turns, or requests that were cancelled after them.
+    These are transcripts that grew, cancelled and refused requests, and answers that were repeated. No list has the
+    replaced exchanges, the exchanges after them in their turns, or requests that were cancelled after them.
 
     rules: the rules that make messages of an exchange.
     exchange_row: the row of the exchange that replaced others.
@@ -132,6 +146,9 @@ async def find_replaced(
     # A reply to the same question counts as another reply, even if it repeats parts of the forgotten reply.
     named_seq = None if is_reply else seq
     replaced_exchanges: list[ReplacedExchange] = []
+    if seq is None:
+        refused_exchanges = await _load_refused(connection, agent_row, exchange)
+        replaced_exchanges += [ReplacedExchange(refused, True) for refused in refused_exchanges]
     for step in turn:
         for alternative in await _load_alternatives(connection, agent_row, step, is_active=False):
             if keeps_finished and alternative.state is ExchangeState.FINISHED:

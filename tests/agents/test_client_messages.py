@@ -530,6 +530,20 @@ def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None
     assert "I am Ann." not in str(world.upstream.last.messages)
 
 
+@pytest.mark.both
+@pytest.mark.parametrize("otid", ["1", None])
+def test_a_message_is_forgotten_with_its_refused_send(world: LettaWorld, otid: str | None) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    sent: Any = [{"role": "user", "content": "I am Bob.", **({"otid": otid} if otid else {})}]
+    world.upstream.queue(fail(400))
+    with pytest.raises(BadRequestError):
+        messages.create(agent.id, messages=sent)
+    messages.create(agent.id, messages=sent)
+    told = spoken(messages.list(agent.id, order="asc"))[0]
+    world.letta.delete(f"/v1/agents/{agent.id}/messages/{told.id}", cast_to=object)
+    assert "Bob" not in str(world.world.query("SELECT input FROM exchanges"))
+
+
 def test_a_stream_that_a_forgetting_ends_names_it(world: LettaWorld) -> None:
     agent, messages = world.agent(), world.letta.agents.messages
     messages.create(agent.id, input="I am Bob.")
