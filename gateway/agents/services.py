@@ -16,7 +16,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import RunEvents
 from gateway.agents.batches.batch_requests import BatchRequests
 from gateway.agents.batches.batch_service import BatchService
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.items import ItemReplayer
 from gateway.agents.chat_agents import ChatAgents
 from gateway.agents.registry.registry import Registry
 from gateway.agents.routes import make_routes
@@ -83,10 +83,10 @@ class AgentServices:
         sleeptime_profiles = [spec.name for spec in specs if spec.sleeptime is not None]
         schedule = make_schedule(store, settings.memory.idle_s, now, sleeptime_profiles)
         background_services.add_sleeptime(schedule)
-        item_turns = ItemTurns(settings, keeper, registry.resolver, agent_runs.toolboxes, failover)
+        item_replayer = ItemReplayer(settings, keeper, registry.resolver, agent_runs.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, item_turns, self._batch_providers, settings.batch, metrics=turn_services.metrics,
+            keeper, item_replayer, self._batch_providers, settings.batch, metrics=turn_services.metrics,
             count_outcome=count_attempt, receipts=accounting.receipts,
         )  # fmt: skip
         run_events = RunEvents(store, now)

@@ -19,7 +19,7 @@ from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import BatchOutcomeUnknown, ProviderError, ProviderRefused, UnreadableResults
 from gateway.agents.batches.batch_ids import make_public_id
 from gateway.agents.batches.batch_log import BatchLog
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.items import ItemReplayer
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import FailedRequest, PartJournal, ProviderPart, describe_cause
 from gateway.agents.batches.results import PartResults
@@ -54,8 +54,8 @@ class BatchJobs:
     store: Store
     # The memory, with the queues of conversations.
     keeper: MemoryKeeper
-    # Makes the requests of items, and feeds replies to the turns of items.
-    turns: ItemTurns
+    # Composes the requests of items, and feeds replies to their turns.
+    replayer: ItemReplayer
     # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]
     # The settings of batches: the seconds between polls, and the daily tokens of a project.
@@ -86,11 +86,11 @@ class BatchJobs:
         Raises: JobPostponed, with the time after which any process may continue the job.
         """
         batch = await self.store.batches.get(None, job.job.key)
-        outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.tokens)
-        results = PartResults(self.store, self.turns, batch, outcomes)
+        outcomes = ItemOutcomes(self.store, self.keeper, self.replayer, job, batch, self.tokens)
+        results = PartResults(self.store, self.replayer, batch, outcomes)
         daily_tokens = self.settings.daily_tokens
         submitter = PartSubmitter(
-            self.store, self.turns, batch, self.providers, daily_tokens, journal, outcomes, results
+            self.store, self.replayer, batch, self.providers, daily_tokens, journal, outcomes, results
         )
         attempt = _Attempt(self, job, batch, journal, outcomes, results, submitter)
         faults = self.faults.pop(job.job.id, 0)

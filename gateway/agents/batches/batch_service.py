@@ -8,7 +8,7 @@ from typing import Any
 from adapters.batch.batch_provider import BatchProvider
 from gateway.agents.batches.batch_jobs import BatchJobs
 from gateway.agents.batches.batch_metrics import BatchMetrics
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.items import ItemReplayer
 from gateway.metrics import Metrics
 from gateway.run.background.retention import YOUNG_S
 from gateway.run.background.tasks import PeriodicTask
@@ -25,7 +25,7 @@ class BatchService:
     def __init__(
         self,
         keeper: MemoryKeeper,
-        turns: ItemTurns,
+        replayer: ItemReplayer,
         providers: Mapping[str, BatchProvider],
         settings: BatchSettings,
         *,
@@ -44,7 +44,7 @@ class BatchService:
         self._now = keeper.now
         self._clean_up = PeriodicTask("half-accepted batches", self._fail_half_accepted)
         tokens = BatchMetrics(metrics, store.batches.count_open).tokens
-        self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, tokens)
+        self._jobs = jobs = BatchJobs(store, keeper, replayer, providers, settings, tokens)
         # A job that crashes the process is tried again without limit, since its progress is on disk. Its failures add
         # up over days, so the wait for the next attempt grows no longer than the wait for a poll.
         limits = WorkerLimits(concurrency=4, tries=UNLIMITED_TRIES, backoff_max_s=settings.poll_s)

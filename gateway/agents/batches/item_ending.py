@@ -1,4 +1,4 @@
-"""The end of an item of a batch, and its turn as the last exchange of its conversation."""
+"""The end of an item of a batch, with its turn as the last exchange of its conversation."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from storage.run_commands import StepOpen
 from storage.run_records import RunState, TokenCounts
 
 
-class ItemEnding(Struct, frozen=True):
-    """The end of an item, before its turn is appended to its conversation."""
+class EndedTurn(Struct, frozen=True):
+    """The turn of an item that has ended, before the turn is appended to its conversation."""
 
-    # The turn of the item, whose reply becomes an exchange.
+    # The turn, whose reply becomes an exchange.
     turn: ItemTurn
-    # The end without the turn. Its edits are those of the last round.
+    # The end of the item, without the turn and with the edits of the last round.
     end: ItemEnd
 
 
-def make_ending(
+def make_ended_turn(
     turn: ItemTurn,
     outcome: TurnOutcome,
     counts: TokenCounts,
     merged: BlockMerge,
     versions: Mapping[int, int],
-) -> ItemEnding:
-    """Returns the end of an item after its turn.
+) -> EndedTurn:
+    """Returns the turn of an item that has come to an outcome.
 
     outcome: the outcome of the turn.
     counts, merged, versions: the fields of the `ItemEnd`.
@@ -68,18 +68,18 @@ def make_ending(
         merged=merged,
         versions=versions,
     )
-    return ItemEnding(turn, end)
+    return EndedTurn(turn, end)
 
 
-async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
+async def make_end_with_turn(keeper: MemoryKeeper, ended_turn: EndedTurn) -> ItemEnd:
     """Returns the end of an item, with its turn after the last turn of its conversation. Raises: StoreError.
 
     The caller must be first in the queue of the conversation from this call until the write.
     """
-    turn = ending.turn
+    turn = ended_turn.turn
     outcome = turn.outcome
     now = keeper.now()
-    end = replace(ending.end, now=now)
+    end = replace(ended_turn.end, now=now)
     if outcome is None or not (outcome.full_reply or outcome.text):
         return end
     state = turn.texts.state
@@ -134,9 +134,9 @@ def _make_turn(
     return replace(write, exchange=exchange)
 
 
-def report_end(keeper: MemoryKeeper, ending: ItemEnding) -> None:
+def report_turn(keeper: MemoryKeeper, ended_turn: EndedTurn) -> None:
     """Notifies the background services of an item's turn."""
-    turn = ending.turn
+    turn = ended_turn.turn
     context, outcome = turn.context, turn.outcome
     if outcome is None:
         return

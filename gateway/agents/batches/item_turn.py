@@ -85,7 +85,7 @@ class ItemTurn:
         raise AssertionError("the turn of an item is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        # `compose_end` writes the outcome, while its caller holds the queue of the conversation.
+        # `make_end_with_turn` writes the outcome, while its caller holds the queue of the conversation.
         self.outcome = outcome
         return asyncio.sleep(0)
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
-from gateway.agents.batches.item_ending import ItemEnding, make_ending
+from gateway.agents.batches.item_ending import EndedTurn, make_ended_turn
 from gateway.agents.batches.item_failure import AGENT_CHANGED, AGENT_GONE, FORGOTTEN, ItemFailed
 from gateway.agents.batches.item_texts import ItemRequest, ItemTexts, RequestState, StoredEdit, StoredRound
 from gateway.agents.batches.item_turn import ItemTurn
@@ -87,8 +87,8 @@ class ComposedRequest(Struct, frozen=True):
 
 
 @dataclass(eq=False, slots=True)
-class ItemTurns:
-    """Makes and feeds the turns of items. One for the process."""
+class ItemReplayer:
+    """Replays the turns of items, to compose their requests and to feed them replies. One for the process."""
 
     # The settings, which route models to upstreams.
     settings: Settings
@@ -103,7 +103,7 @@ class ItemTurns:
     # Bounds the tools of all items that run at once.
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PARALLEL), init=False)
     # Not the services of the process, since a replay is not counted or awaited as a turn of the process.
-    _turns: TurnServices = field(
+    _turn_services: TurnServices = field(
         default_factory=lambda: TurnServices(PendingWrites(), Metrics(), _REPLAY_LIMITS), init=False
     )
 
@@ -193,7 +193,7 @@ class ItemTurns:
             asides=read_asides(spec),
         )
         try:
-            await TurnRun(call, turn.replies, prompt, turn, self._turns, guide, terms).run()
+            await TurnRun(call, turn.replies, prompt, turn, self._turn_services, guide, terms).run()
         except ReplyNotStored:
             pass
         except GatewayError:
@@ -268,8 +268,8 @@ class ItemTurns:
 
     # -- the reply
 
-    async def feed_reply(self, item: BatchItem, body: bytes) -> ItemRound | ItemEnding:
-        """Feeds the turn of an item a reply, and runs its tools. Returns the round, or the end of the item.
+    async def feed_reply(self, item: BatchItem, body: bytes) -> ItemRound | EndedTurn:
+        """Feeds the turn of an item a reply, and runs its tools. Returns the round, or the turn if it has ended.
 
         Raises: ItemFailed, StoreError.
         """
@@ -286,7 +286,7 @@ class ItemTurns:
         merged = edits.make_block_merge(turn.context.blocks, block_edits)
         versions = {block.id: block.version for block in turn.context.blocks}
         if turn.outcome is not None:
-            return make_ending(turn, turn.outcome, counts, merged, versions)
+            return make_ended_turn(turn, turn.outcome, counts, merged, versions)
         stored = StoredRound(reply, turn.toolbox.results, list(map(StoredEdit.of, inserts)), counts)
         number, data = len(turn.texts.rounds), to_builtins(stored)
         return ItemRound(item, number, data, merged, versions, counts, self.keeper.now())
@@ -301,10 +301,10 @@ class ItemTurns:
         load_texts = partial(self.keeper.store.batch_items.load_texts, run.agent_row, run.id)
         return (await load_texts(RunTextKind.REPLY)).get(len(await load_texts(RunTextKind.ROUND)))
 
-    async def make_end(
+    async def make_early_end(
         self, item: BatchItem, failure: ItemFailed, reply: bytes = b""
-    ) -> ItemEnding | ItemEnd:
-        """Returns the end of an item that cannot continue. Its earlier rounds stay.
+    ) -> EndedTurn | ItemEnd:
+        """Returns the end of an item that cannot continue, with its turn if the turn has rounds, which stay.
 
         reply: a reply that the provider has billed, of which only the tokens count; b"": no reply was billed.
 
@@ -326,7 +326,7 @@ class ItemTurns:
             # The other items of the batch continue after any error.
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
             return replace(end, error_message=INTERNAL_ERROR, epoch=None)
-        return ItemEnding(turn, end)
+        return EndedTurn(turn, end)
 
 
 def _read_counts(reply: Any) -> TokenCounts:

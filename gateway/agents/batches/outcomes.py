@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gateway.agents.batches.item_ending import ItemEnding, compose_end, report_end
+from gateway.agents.batches.item_ending import EndedTurn, make_end_with_turn, report_turn
 from gateway.agents.batches.item_failure import ItemFailed
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.items import ItemReplayer
 from gateway.core.dates import DAY_S
 from gateway.metrics import Counter
 from gateway.run.background.job_context import JobContext
@@ -28,7 +28,7 @@ from storage.sql.store import Store
 # fewer fail items of busy agents sooner, more hold up the batch.
 _MAX_CONFLICTS: Final = 8
 
-OutcomeFactory = Callable[[], Awaitable[ItemWrite | ItemEnding]]
+OutcomeFactory = Callable[[], Awaitable[ItemWrite | EndedTurn]]
 
 
 class OutcomeDraft(Struct, frozen=True):
@@ -51,7 +51,7 @@ class ItemOutcomes:
     # The memory, with the queues of conversations.
     keeper: MemoryKeeper
     # Makes the ends of items that cannot continue.
-    turns: ItemTurns
+    replayer: ItemReplayer
     # The job of the batch: outcomes are written only while this attempt holds it.
     job: JobContext
     # The batch as it was before the attempt.
@@ -65,16 +65,16 @@ class ItemOutcomes:
         """Writes the outcomes of items together. The outcome of a busy conversation is written once it is free."""
         outcomes = await _make_outcomes(drafts)
         queues = self.keeper.queues
-        endings: list[ItemEnding] = []
+        ended_turns: list[EndedTurn] = []
         writes: list[ItemWrite] = []
         written_drafts: list[OutcomeDraft] = []
         with ExitStack() as stack:
             for draft, outcome in zip(drafts, outcomes, strict=True):
-                if not isinstance(outcome, ItemEnding):
+                if not isinstance(outcome, EndedTurn):
                     writes.append(outcome)
                 elif await queues.try_enter(outcome.turn.queue, stack.enter_context(QueueTicket())):
-                    writes.append(await compose_end(self.keeper, outcome))
-                    endings.append(outcome)
+                    writes.append(await make_end_with_turn(self.keeper, outcome))
+                    ended_turns.append(outcome)
                     # Live turns come in between.
                     await asyncio.sleep(0)
                 else:
@@ -83,8 +83,8 @@ class ItemOutcomes:
                 written_drafts.append(draft)
             with suppress(WriteConflict):
                 await self.write(writes)
-                for ending in endings:
-                    report_end(self.keeper, ending)
+                for ended_turn in ended_turns:
+                    report_turn(self.keeper, ended_turn)
                 return
         # Two of the items have changed one block, or another writer was faster. Now each is made and written by itself.
         for draft in written_drafts:
@@ -114,25 +114,27 @@ class ItemOutcomes:
                 await self._try_to_write_alone(draft.make_outcome)
                 return
         failure = ItemFailed("The blocks of this agent, or its conversation, change too fast.")
-        await self._try_to_write_alone(partial(self.turns.make_end, draft.item, failure, draft.reply))
+        await self._try_to_write_alone(
+            partial(self.replayer.make_early_end, draft.item, failure, draft.reply)
+        )
 
     async def _try_to_write_alone(self, make_outcome: OutcomeFactory) -> None:
         """Writes an outcome, after the live turns of its conversation. Raises: WriteConflict, StoreError."""
         outcome = await make_outcome()
         with QueueTicket() as ticket:
-            if isinstance(outcome, ItemEnding):
+            if isinstance(outcome, EndedTurn):
                 await self.keeper.queues.enter(outcome.turn.queue, ticket)
-                await self.write([await compose_end(self.keeper, outcome)])
-                report_end(self.keeper, outcome)
+                await self.write([await make_end_with_turn(self.keeper, outcome)])
+                report_turn(self.keeper, outcome)
             else:
                 await self.write([outcome])
 
 
-async def _make_outcomes(drafts: Sequence[OutcomeDraft]) -> list[ItemWrite | ItemEnding]:
+async def _make_outcomes(drafts: Sequence[OutcomeDraft]) -> list[ItemWrite | EndedTurn]:
     """Makes the outcomes of items, a few at a time."""
     slots = asyncio.Semaphore(MAX_PARALLEL)
 
-    async def make(draft: OutcomeDraft) -> ItemWrite | ItemEnding:
+    async def make(draft: OutcomeDraft) -> ItemWrite | EndedTurn:
         async with slots:
             return await draft.make_outcome()
 

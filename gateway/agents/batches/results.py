@@ -13,9 +13,9 @@ from adapters.batch.batch_provider import MAX_MESSAGE_CHARS, PartResult, is_tran
 from adapters.errors import ProviderError
 from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
-from gateway.agents.batches.item_ending import ItemEnding
+from gateway.agents.batches.item_ending import EndedTurn
 from gateway.agents.batches.item_failure import ItemFailed
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.items import ItemReplayer
 from gateway.agents.batches.outcomes import ItemOutcomes, OutcomeDraft
 from gateway.agents.batches.parts import ProviderPart
 from gateway.agents.runs.stored_run import INTERNAL_ERROR
@@ -47,8 +47,8 @@ class PartResults:
 
     # The store with the items.
     store: Store
-    # Feeds replies to the turns of items.
-    turns: ItemTurns
+    # Feeds replies to the turns of items, and ends items early.
+    replayer: ItemReplayer
     # The batch as it was before the attempt.
     batch: Batch
     # Writes the outcomes.
@@ -95,7 +95,7 @@ class PartResults:
             drafts: list[OutcomeDraft] = []
             retries: list[ItemRetry] = []
             for item in page:
-                if reply := await self.turns.read_noted_reply(item):
+                if reply := await self.replayer.read_noted_reply(item):
                     result = PartResult("", "succeeded", reply)
                     drafts.append(OutcomeDraft(item, partial(self._make_outcome, item, result), reply))
                 elif was_lost_by_restart or item.expiries + new_expiries < _MAX_EXPIRIES:
@@ -115,7 +115,7 @@ class PartResults:
 
     async def end_items(self, items: Sequence[BatchItem], failure: ItemFailed) -> None:
         """Ends items that cannot continue. The rounds that they have completed stay."""
-        drafts = [OutcomeDraft(item, partial(self.turns.make_end, item, failure)) for item in items]
+        drafts = [OutcomeDraft(item, partial(self.replayer.make_early_end, item, failure)) for item in items]
         await self._write_all(drafts)
 
     async def load_item_pages(self, part_number: int | None) -> AsyncIterator[list[BatchItem]]:
@@ -152,15 +152,15 @@ class PartResults:
             # The tools of a page may take minutes, and the tools of later pages need not run.
             raise JobPostponed("it was cancelled", 0.0, is_planned=True)
 
-    async def _make_outcome(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
+    async def _make_outcome(self, item: BatchItem, result: PartResult) -> ItemWrite | EndedTurn:
         """Returns the outcome of an item with a result."""
         if item.part == ENDED_PART:
             # The item was cancelled meanwhile. The tokens of its reply count nevertheless.
-            return await self.turns.make_end(item, _CANCELLED_ITEM, result.body)
+            return await self.replayer.make_early_end(item, _CANCELLED_ITEM, result.body)
         try:
             match result.outcome:
                 case "succeeded":
-                    return await self.turns.feed_reply(item, result.body)
+                    return await self.replayer.feed_reply(item, result.body)
                 case "errored" if result.is_transient and item.errors + 1 < _MAX_ERRORS:
                     return ItemRetry(item, item.errors + 1, item.expiries)
                 case "errored":
@@ -180,7 +180,7 @@ class PartResults:
                 "a result could not be read, by a fault in the gateway; its item fails."
             )
             failure = ItemFailed(INTERNAL_ERROR)
-        return await self.turns.make_end(item, failure, result.body)
+        return await self.replayer.make_early_end(item, failure, result.body)
 
 
 def _reveal_error(result: PartResult) -> PartResult:

@@ -16,7 +16,7 @@ from adapters.errors import BatchQueueFull, ProviderError, ProviderRefused
 from gateway.agents.batches.batch_ids import RequestId
 from gateway.agents.batches.batch_log import BatchLog
 from gateway.agents.batches.item_failure import AGENT_GONE, FORGOTTEN, ItemFailed
-from gateway.agents.batches.items import ComposedRequest, ItemTurns
+from gateway.agents.batches.items import ComposedRequest, ItemReplayer
 from gateway.agents.batches.outcomes import ItemOutcomes, OutcomeDraft
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.agents.batches.parts import MAX_TRIES, PartJournal, ProviderPart, SubmissionFailure
@@ -50,7 +50,7 @@ class PartSubmitter:
     # The store with the items.
     store: Store
     # Composes the requests of items.
-    turns: ItemTurns
+    replayer: ItemReplayer
     # The batch as it was before the attempt.
     batch: Batch
     # The batch APIs, by the names of upstreams.
@@ -236,7 +236,7 @@ class PartSubmitter:
         try:
             if item.run is None or item.run.is_over:
                 raise ItemFailed(AGENT_GONE)
-            composed = await self.turns.compose(item)
+            composed = await self.replayer.compose(item)
             provider = self.providers[composed.upstream]
             request_id = RequestId(self.batch.uid, item.id, item.request_number)
             line = provider.make_line(str(request_id), composed.body)
@@ -257,8 +257,8 @@ class PartSubmitter:
                 item.run.agent_row, item.id, composed.last_exchange, composed.epoch, state
             )
             return _ReadyItem(item, composed, line, assigned)
-        make_end = partial(self.turns.make_end, item, failure)
-        await self.outcomes.write_outcomes([OutcomeDraft(item, make_end)])
+        make_early_end = partial(self.replayer.make_early_end, item, failure)
+        await self.outcomes.write_outcomes([OutcomeDraft(item, make_early_end)])
         return None
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:

@@ -16,7 +16,7 @@ import pytest
 from adapters.batch.openai import OpenAIBatches
 from gateway.agents.batches import batch_jobs, item_ending
 from gateway.agents.batches import outcomes as batch_outcomes
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.items import ItemReplayer
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.agents.batches.parts import PartJournal
@@ -190,7 +190,9 @@ def test_results_for_a_forgotten_memory_are_not_stored(
         if when == "it comes":
             forget()
         else:
-            monkeypatch.setattr(batch_outcomes, "compose_end", forgetting(item_ending.compose_end))
+            monkeypatch.setattr(
+                batch_outcomes, "make_end_with_turn", forgetting(item_ending.make_end_with_turn)
+            )
             monkeypatch.setattr(ItemOutcomes, "write", forgetting(ItemOutcomes.write))
         world.openai.finish()
         assert world.wait_for_end(batch)["counts"]["failed"] == 1
@@ -461,14 +463,14 @@ def test_the_log_has_the_progress_of_a_batch(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_an_internal_error_fails_one_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compose = ItemTurns.compose
+    compose = ItemReplayer.compose
 
-    async def broken(self: ItemTurns, item: Any) -> Any:
+    async def broken(self: ItemReplayer, item: Any) -> Any:
         if item.agent_uid == bad:
             raise RuntimeError("a secret")
         return await compose(self, item)
 
-    monkeypatch.setattr(ItemTurns, "compose", broken)
+    monkeypatch.setattr(ItemReplayer, "compose", broken)
     with serve_batches(tmp_path) as world:
         agents = world.create_agents(2)
         bad = agents[0].removeprefix("agent-").replace("-", "")

@@ -18,8 +18,8 @@ from adapters.batch.local import LocalBatches
 from gateway.agents.batches import batch_jobs, batch_requests, batch_service, item_ending, parts
 from gateway.agents.batches import outcomes as batch_outcomes
 from gateway.agents.batches import results as batch_results
-from gateway.agents.batches.item_ending import ItemEnding
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.item_ending import EndedTurn
+from gateway.agents.batches.items import ItemReplayer
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.run.admin.work.job_operations import cancel_job
@@ -460,14 +460,14 @@ def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
 def test_a_conversation_that_is_deleted_as_its_item_ends_repeats_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = item_ending.compose_end
+    real = item_ending.make_end_with_turn
 
-    async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
-        if ending.turn.item.conversation_name != DEFAULT_CONVERSATION:
+    async def make_end_with_turn(keeper: MemoryKeeper, ended_turn: EndedTurn) -> ItemEnd:
+        if ended_turn.turn.item.conversation_name != DEFAULT_CONVERSATION:
             await asyncio.to_thread(world.letta.conversations.delete, conversation)
-        return await real(keeper, ending)
+        return await real(keeper, ended_turn)
 
-    monkeypatch.setattr(batch_outcomes, "compose_end", compose_end)
+    monkeypatch.setattr(batch_outcomes, "make_end_with_turn", make_end_with_turn)
     with serve_batches(tmp_path) as world:
         agents = world.create_agents(2, "up/m")
         conversation = world.letta.conversations.create(agent_id=agents[0]).id
@@ -525,18 +525,18 @@ def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -
 
 def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next attempt knows only the calls and answers that were recorded before it began."""
-    real, taken, gate = ItemTurns.feed_reply, list[str](), Gate()
+    real, taken, gate = ItemReplayer.feed_reply, list[str](), Gate()
 
-    async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
+    async def take(replayer: ItemReplayer, item: BatchItem, body: bytes) -> Any:
         taken.append(item.agent_uid)
         if len(taken) == 2:
             await comes(lambda: shop.bodies)
             # The first item's call goes on after this attempt has ended.
             asyncio.get_running_loop().call_later(0.2, gate.open)
             raise StoreUnavailable("the database is away")
-        return await real(turns, item, body)
+        return await real(replayer, item, body)
 
-    monkeypatch.setattr(ItemTurns, "feed_reply", take)
+    monkeypatch.setattr(ItemReplayer, "feed_reply", take)
     with serve_batches_and_tools(tmp_path, answer_by_buying) as (world, shop):
         shop.gate = gate
         agents = world.create_buyers(2, shop)
@@ -1063,18 +1063,18 @@ def test_no_result_is_taken_once_a_batch_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each result may have calls of tools that run for minutes."""
-    take, taken = ItemTurns.feed_reply, list[str]()
+    take, taken = ItemReplayer.feed_reply, list[str]()
 
-    async def cancelling(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
+    async def cancelling(replayer: ItemReplayer, item: BatchItem, body: bytes) -> Any:
         taken.append(item.agent_uid)
         if len(taken) == 4:  # the first of the second round
             store = world.world.store
             found = await store.batches.get(None, batch["id"].removeprefix("job-"))
             await store.batches.cancel(found, found.created)
-        return await take(turns, item, body)
+        return await take(replayer, item, body)
 
     monkeypatch.setattr(batch_results, "PAGE_ITEMS", 1)
-    monkeypatch.setattr(ItemTurns, "feed_reply", cancelling)
+    monkeypatch.setattr(ItemReplayer, "feed_reply", cancelling)
     with serve_batches(tmp_path, answer_by_noting, held=True) as world:
         batch = world.create_batch(world.create_agents(3))
         for made in (1, 2):
