@@ -11,13 +11,14 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import MessageHasher, has_calls, is_result
+from gateway.core.conversation.cancelled_sends import collect_cancelled_sends, list_input_messages
+from gateway.core.conversation.canonical import MessageHasher, has_calls
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.off_record import has_lost_reply
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, has_result_role, read_result_id, read_text
+from gateway.core.conversation.wire_message import WireMessage, has_result_role, read_text
 from gateway.core.roles import RESULT_ROLES
 from gateway.core.words import (
     MIN_HEARD_LETTERS,
@@ -153,20 +154,10 @@ class _HeadSearch:
         self._above = None
         if self._head is not None and not tree.is_mid_turn(self._head):
             self._above = tree.find_parent(self._head)
-        # The cancelled sends after the head, oldest first.
-        self._cut_sends = self._list_cut_sends()
-        # The cancelled sends with messages that came again with the head.
-        self._joined_sends = self._list_joined_sends()
-        # The exchanges that may have the results of the last cancelled send.
-        self._later_exchanges = self._list_later_exchanges()
-        compared = (
-            self._head,
-            self._above,
-            *self._cut_sends,
-            *self._joined_sends,
-            *self._later_exchanges,
-        )
-        tree.contents.group(exchange for exchange in compared if exchange is not None)
+        # The cancelled sends at the head.
+        self._sends = collect_cancelled_sends(tree, self._head)
+        exchanges = (self._head, self._above, *self._sends.list_all())
+        tree.contents.group(exchange for exchange in exchanges if exchange is not None)
         # The messages of cancelled sends that come before the list.
         self._pending_messages = self._list_pending_messages()
 
@@ -263,10 +254,10 @@ class _HeadSearch:
             is_again = (is_of_pending or is_of_head) and self._count_repeated(
                 listing.messages[count:], self._pending_messages
             )
-            last_cut = self._cut_sends[-1] if self._cut_sends and not is_again else None
-            if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, count, min_letters=1):
+            last_send = None if is_again else self._sends.last
+            if last_send is not None and was_heard(self._tree, last_send, listing, 0, count, min_letters=1):
                 # Nothing of that send is on the path, so its report is new there.
-                is_newest = off_record_sibling is None or off_record_sibling.begun < last_cut.begun
+                is_newest = off_record_sibling is None or off_record_sibling.begun < last_send.begun
                 return _Report(_ReportedReply.CUT, 0) if is_newest else off_report
             if is_of_pending:
                 return _Report(_ReportedReply.PENDING, count)
@@ -323,18 +314,13 @@ class _HeadSearch:
 
     def _is_of_joined_send(self, count: int) -> bool:
         """Returns whether the first `count` messages report a reply that the messages of the head report as well."""
-        if not any(was_heard(self._tree, send, self._listing, 0, count) for send in self._joined_sends):
+        if not any(was_heard(self._tree, send, self._listing, 0, count) for send in self._sends.joined):
             return False
         return self._find_same_report(self._list_head_messages(), count) is not None
 
     def _list_head_messages(self) -> Sequence[WireMessage]:
         """Returns the input messages of the head."""
-        return () if self._head is None else self._list_messages(self._head)
-
-    def _list_messages(self, exchange: Exchange, start: int = 0) -> list[WireMessage]:
-        """Returns the stored input messages of an exchange from an index on, without those that were forgotten."""
-        messages = self._tree.contents.get(exchange).messages or ()
-        return [m for i, m in enumerate(messages) if i >= start and i not in exchange.redactions]
+        return () if self._head is None else list_input_messages(self._tree, self._head)
 
     def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
         """Returns the index of the last message with the same report as the first `count` messages of the list."""
@@ -349,100 +335,12 @@ class _HeadSearch:
 
     def _list_pending_messages(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before the messages of the list."""
-        pending = self._list_messages_of_cut_sends()
+        pending = self._sends.list_messages()
         listing = self._listing
         if len(listing) and all(listing.read_role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next request.
             return [message for message in pending if has_result_role(message)]
         return pending
-
-    def _list_cut_sends(self) -> list[Exchange]:
-        """Returns the cancelled sends after the head, oldest first.
-
-        Among them are siblings of the head that repeated its question, and sends of the user that came while the head's
-        turn waited for results of tools.
-        """
-        tree, head = self._tree, self._head
-        if head is None:
-            after_head = [exchange for exchange in tree if exchange.parent is None]
-        else:
-            after_head = [*tree.list_children(head)]
-        if head is not None and not tree.is_mid_turn(head):
-            question_length = len(head.inputs)
-            later_siblings = (
-                exchange for exchange in tree.list_siblings(head) if exchange.begun > head.begun
-            )
-            after_head += [each for each in later_siblings if each.inputs[:question_length] == head.inputs]
-        ancestor = head
-        while ancestor is not None and tree.is_mid_turn(ancestor):
-            ancestor = tree.find_parent(ancestor)
-            if ancestor is not None:
-                after_head += [each for each in tree.list_children(ancestor) if not tree.is_mid_turn(each)]
-        cut_sends = [
-            exchange
-            for exchange in after_head
-            if exchange.ended is None and exchange.state in (ExchangeState.OPEN, ExchangeState.CANCELLED)
-        ]
-        return sorted(cut_sends, key=lambda exchange: (exchange.begun, exchange.id))
-
-    def _list_joined_sends(self) -> list[Exchange]:
-        """Returns the cancelled sends with messages that came again with the head."""
-        head = self._head
-        if head is None:
-            return []
-        return [
-            each
-            for each in self._tree.list_siblings(head)
-            if each.state is ExchangeState.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
-        ]
-
-    def _list_messages_of_cut_sends(self) -> list[WireMessage]:
-        """Returns the messages of the last cancelled send, which are stored and sent with the next one."""
-        tree, head = self._tree, self._head
-        if not self._cut_sends:
-            return []
-        last_send = self._cut_sends[-1]
-        start = 0
-        if (
-            head is not None
-            and head.inputs
-            and not tree.is_mid_turn(head)
-            and last_send.parent == head.parent
-        ):
-            # The send has repeated the question of the head.
-            start = len(head.inputs)
-        # A send that the upstream has refused (`superseded`) would only be refused again.
-        pending = [] if last_send.superseded else self._list_messages(last_send, start)
-        if start:
-            return pending
-        answered_ids = {
-            read_result_id(message)
-            for exchange in self._later_exchanges
-            for message in self._list_messages(exchange)
-            if has_result_role(message)
-        }
-        pending = [
-            each for each in pending if not has_result_role(each) or read_result_id(each) not in answered_ids
-        ]
-        # If the last send has results of tools, the user may have written before it.
-        user_send = next((each for each in reversed(self._cut_sends) if not tree.is_mid_turn(each)), None)
-        if user_send is None or user_send is last_send or user_send.superseded:
-            return pending
-        return [
-            *pending,
-            *(each for each in self._list_messages(user_send) if each.get("role") == "user"),
-        ]
-
-    def _list_later_exchanges(self) -> list[Exchange]:
-        """Returns the path's exchanges after the parent of the last cancelled send; none if that has no results."""
-        if not self._cut_sends or not any(map(is_result, self._cut_sends[-1].inputs)):
-            return []
-        later_exchanges: list[Exchange] = []
-        exchange = self._head
-        while exchange is not None and exchange.id != self._cut_sends[-1].parent:
-            later_exchanges.append(exchange)
-            exchange = self._tree.find_parent(exchange)
-        return later_exchanges
 
 
 def repeats(
