@@ -231,29 +231,39 @@ def _read_request(
     route: AgentsRoute, http: Request, project: str, data: bytes
 ) -> tuple[ApiRequest, UrlQuery | None, Body | None]:
     """Reads and checks a request, with its query and body. Raises: UnknownId, Unprocessable, BadRequest."""
-    if any("\0" in value for value in http.path_params.values()):
-        raise UnknownId("Nothing has a name with U+0000.")
-    for name in _PROJECT_HEADERS:
-        if http.headers.get(name, project) != project:
-            raise UnknownId(f"There is no project {http.headers[name]!r} for this key.", param=name)
+    _check_names(http, project)
     if not route.is_served:
         return ApiRequest(project, http.path_params, http), None, None
-    body: Body | None = None
-    file, query = None, None
-    if route.body is not None and issubclass(route.body, Form):
-        body, file = _read_form(route.body, http, data)
-    elif route.body is not None:
-        body = struct_fields.read_body(data, route.body)
-    elif data not in (b"", b"null") and not route.reads_body:
-        struct_fields.read_body(data, Body)
-    if route.query is not None or http.scope["query_string"]:
-        query_type = route.query or UrlQuery
-        query = struct_fields.convert(_read_query(query_type, http), query_type, ("query",), is_lax=True)
+    body, file = _read_body(route, http, data)
+    query = _read_query(route, http)
     ignored_fields = [
         name for part in (body, query) if part is not None for name in struct_fields.list_ignored_fields(part)
     ]
     headers = {"x-mnemogate-kept": ",".join(ignored_fields)} if ignored_fields else {}
     return ApiRequest(project, http.path_params, http, headers, data=data, file=file), query, body
+
+
+def _check_names(http: Request, project: str) -> None:
+    """Raises: UnknownId if a request names another project, or nothing that is stored.
+
+    project: the project of the caller's key.
+    """
+    if any("\0" in value for value in http.path_params.values()):
+        raise UnknownId("Nothing has a name with U+0000.")
+    for header in _PROJECT_HEADERS:
+        if http.headers.get(header, project) != project:
+            raise UnknownId(f"There is no project {http.headers[header]!r} for this key.", param=header)
+
+
+def _read_body(route: AgentsRoute, http: Request, data: bytes) -> tuple[Body | None, FormPart | None]:
+    """Returns the body that a route takes, and the file of a form. Raises: Unprocessable, BadRequest."""
+    if route.body is None:
+        if data not in (b"", b"null") and not route.reads_body:
+            struct_fields.read_body(data, Body)
+        return None, None
+    if issubclass(route.body, Form):
+        return _read_form(route.body, http, data)
+    return struct_fields.read_body(data, route.body), None
 
 
 def _read_form(form_type: type[Form], http: Request, data: bytes) -> tuple[Form, FormPart]:
@@ -271,8 +281,11 @@ def _read_form(form_type: type[Form], http: Request, data: bytes) -> tuple[Form,
     return struct_fields.convert(without_nul(fields), form_type, ("body",), is_lax=True), file
 
 
-def _read_query(query_type: type[UrlQuery], http: Request) -> dict[str, Any]:
-    """Returns the values of a query by parameter, with a list for each parameter that may be repeated."""
+def _read_query(route: AgentsRoute, http: Request) -> UrlQuery | None:
+    """Returns the query that a route takes; None if it takes none. Raises: Unprocessable, BadRequest."""
+    if route.query is None and not http.scope["query_string"]:
+        return None
+    query_type = route.query or UrlQuery
     values: dict[str, Any] = {}
     list_names = struct_fields.find_list_fields(query_type)
     for parameter, value in http.query_params.multi_items():
@@ -282,7 +295,7 @@ def _read_query(query_type: type[UrlQuery], http: Request) -> dict[str, Any]:
             values.setdefault(name, []).append(value)
         elif name != "user_id":
             values[name] = value
-    return without_nul(values)
+    return struct_fields.convert(without_nul(values), query_type, ("query",), is_lax=True)
 
 
 def read_uid(kind: str, public_id: str) -> str:
