@@ -1,6 +1,7 @@
 """Reads the thoughts of a reply, and removes them from its text.
 
-Providers send thoughts in separate fields. Many local servers leave them in the text, between `<think>` and `</think>`.
+Providers send thoughts in separate fields. Many local servers leave them in the text, between the tags of the model:
+`<think>` of most, `<thought>` of Gemini and EXAONE, `<thinking>` of Nova, `<seed:think>`, and `[THINK]` of Magistral.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from gateway.core.lenient import as_list, as_object, as_text
 # Stands between the thoughts of two rounds, which a client gets as one text. OpenAI's own summaries have paragraphs.
 THOUGHTS_SEPARATOR: Final = "\n\n"
 # The thoughts at the beginning of a reply, which may come from several rounds. A thought that was cut has no end tag.
-_LEADING_THOUGHTS = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
+_LEADING_THOUGHTS = re.compile(
+    r"(?:\s*+(?:<(think|thought|thinking|seed:think)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)))+\s*",
+    re.S,
+)
 # Some chat templates open the thought in the prompt (DeepSeek R1, QwQ). Then the reply has only the end tag, alone on
 # a line.
 _END_TAG = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
@@ -48,9 +52,9 @@ def separate_thoughts(delta: dict[str, Any]) -> bool:
 
 def without_thoughts(text: str) -> str:
     """Returns the text of a reply without the thoughts before it."""
-    if "think>" not in text:
-        return text
     if thoughts := _LEADING_THOUGHTS.match(text):
         return text[thoughts.end() :]
-    end_tag = None if "<think>" in text else _END_TAG.search(text)
+    if "</think>" not in text or "<think>" in text:
+        return text
+    end_tag = _END_TAG.search(text)
     return text if end_tag is None else text[end_tag.end() :].lstrip()

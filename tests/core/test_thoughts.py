@@ -17,6 +17,11 @@ from gateway.core.thoughts import without_thoughts
         ("\n<think></think>Tea.", "Tea."),
         ("<think>a</think> <think>b</think>\nTea.", "Tea."),  # two rounds of one reply
         ("<think>Hm, the us", ""),  # cut in the middle
+        ("<thought>Hm, </think>.</thought>Tea.", "Tea."),  # Gemini, EXAONE
+        ("<thinking>\nHm.\n</thinking>\n\nTea.", "Tea."),  # Nova
+        ("<seed:think>Hm.</seed:think>Tea.", "Tea."),
+        ("[THINK]Hm.[/THINK]Tea.", "Tea."),  # Magistral
+        ("[THINK]Hm, the us", ""),
         ("Hm,\nso\n</think>\n\nTea.", "Tea."),  # the template has opened it
         ("Hm.\n</think>", ""),
         ("</think>\r\n\r\nTea.", "Tea."),
