@@ -36,6 +36,7 @@ from storage.commands import (
     CommittedTurn,
     MemorySnapshot,
     PlainTurn,
+    Probes,
     RecallRow,
     TurnChange,
     TurnWrite,
@@ -175,19 +176,20 @@ def indexed_seqs(blob: bytes) -> list[int]:
 
 
 @dataclass
-class StoredTurn:
-    """A planned request whose reply is not written yet."""
+class PlannedTurn:
+    """A request that is planned, without its reply."""
 
     agent: Agent
-    # The conversation's key. None: the request has no key.
+    # The conversation's key; None: the request has no key.
     key: str | None
     snapshot: MemorySnapshot
     plan: Plan
-    # None: a plain turn, which is planned without the stored tree.
+    # The stored tree; None: the turn is plain, and is planned without the tree.
     tree: Tree | None
     composition: Composition
-    # Positions of user messages in the plan -> the recall notes added to them.
+    # The recall notes that are stored, by the positions of their messages in the plan.
     notes: dict[int, str]
+    # True: the turn begins a conversation, which no stored message has to show.
     begins_conversation: bool = False
 
     @property
@@ -196,10 +198,7 @@ class StoredTurn:
 
 
 class Speaker:
-    """Sends the requests of one scope.
-
-    recall: returns the recall note for a question.
-    """
+    """Sends the requests of one scope."""
 
     def __init__(
         self,
@@ -208,6 +207,11 @@ class Speaker:
         now: Callable[[], float] = lambda: 1.0,
         recall: Callable[[str], str] = lambda question: "",
     ) -> None:
+        """Reads and writes nothing yet.
+
+        now: returns the seconds since the epoch.
+        recall: returns the recall note for a question.
+        """
         self.store = store
         self.scope = scope
         self.now = now
@@ -223,9 +227,15 @@ class Speaker:
         self,
         messages: Sequence[WireMessage],
         key: str | None = None,
-        mode: MemoryUse = MemoryUse.ON,
+        memory_use: MemoryUse = MemoryUse.ON,
         offered: Collection[str] = GATEWAY_TOOLS,
-    ) -> StoredTurn:
+    ) -> PlannedTurn:
+        """Plans a request as a gateway does.
+
+        messages: the client's whole list.
+        key: the conversation's key; None: the messages show which conversation it is.
+        offered: the names of the gateway's tools that the model is offered.
+        """
         self._agent = await self.store.agents.find(self.scope)
         turns, agent = self.store.turns, self.agent
         listing = HashedList(MessageHasher(agent.secret), list(messages))
@@ -236,52 +246,55 @@ class Speaker:
         )
         snapshot = await turns.find_snapshot(agent, key, path) if agent.id else MemorySnapshot()
         assert snapshot is not None
-        known = snapshot.conversation.id if key is not None and snapshot.conversation else None
-        query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation_row=known)
-        plan, tree = plan_plain(snapshot, query), None
+        conversation_row = snapshot.conversation.id if key is not None and snapshot.conversation else None
+        query = Query(
+            listing, key is not None, memory_use, self.now(), IDLE_S, conversation_row=conversation_row
+        )
         openings = None if snapshot.has_tombstones else turns.find_openings(agent, snapshot)
         is_new = openings is not None and begins_conversation(query, openings)
+        plan, tree = plan_plain(snapshot, query), None
         if plan is None:
-            tree = Tree()
-            if agent.id and not is_new:
-                candidates = await turns.load_candidates(agent, make_probes_for_list(query, key))
-                tree = Tree(candidates.exchanges, candidates.contents, candidates.forgotten_hashes)
+            tree = await self._load_tree(query, key) if agent.id and not is_new else Tree()
             plan = await retry_with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered_count and not is_new:
                 turns.cache_openings(agent, snapshot, digest_openings(tree))
-        fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
+        notes = {} if memory_use is MemoryUse.OFF else self._make_notes(tree, plan)
         if tree is None:
-            composition = compose(Tree(snapshot.additions.rounds), plan, offered, fresh, snapshot.additions)
+            composition = compose(Tree(snapshot.additions.rounds), plan, offered, notes, snapshot.additions)
         else:
-            composing = partial(compose, tree, plan, offered, fresh)
-            composition = await retry_with_contents(turns, agent, tree, composing)
-        return StoredTurn(
-            agent, key, snapshot, plan, tree, composition, {} if plan.is_off_record else fresh, is_new
-        )
+            compose_here = partial(compose, tree, plan, offered, notes)
+            composition = await retry_with_contents(turns, agent, tree, compose_here)
+        stored_notes = {} if plan.is_off_record else notes
+        return PlannedTurn(agent, key, snapshot, plan, tree, composition, stored_notes, is_new)
 
-    def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
-        new = plan.messages
-        questions = [i for i, m in enumerate(new) if m["role"] == "user"]
+    async def _load_tree(self, query: Query, key: str | None) -> Tree:
+        candidates = await self.store.turns.load_candidates(self.agent, make_probes_for_list(query, key))
+        return Tree(candidates.exchanges, candidates.contents, candidates.forgotten_hashes)
+
+    def _make_notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
+        """Returns the notes of the user's messages by their positions: those of the tree, and a new one at the end."""
+        messages = plan.messages
+        questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
         notes: dict[int, str] = {}
         if tree is not None:
             notes = {i: note for i in questions if (note := find_known_note(tree, plan, i)) is not None}
-        if questions and questions[-1] == len(new) - 1 and questions[-1] not in notes:
-            notes[questions[-1]] = self.recall(read_text(new[-1]))
+        if questions and questions[-1] == len(messages) - 1 and questions[-1] not in notes:
+            notes[questions[-1]] = self.recall(read_text(messages[-1]))
         return notes
 
-    async def end(self, *given: Any, **options: Any) -> CommittedTurn:
+    async def end(self, *arguments: Any, **options: Any) -> CommittedTurn:
         """Writes a turn by `commit`, with its parameters, and caches it."""
-        return self.cache(*await self.commit(*given, **options))
+        return self.cache(*await self.commit(*arguments, **options))
 
     async def commit(
         self,
-        turn: StoredTurn,
+        turn: PlannedTurn,
         full_reply: Sequence[WireMessage],
-        edited: Sequence[str] = (),
-        how: Callable[[Tree, Plan, RequestEnd], Exchange] = settle.finish,
+        inserted_texts: Sequence[str] = (),
+        rule: settle.SettleRule = settle.finish,
         *,
         uid: str = "",
-        decided: Callable[[TurnChange], None] = lambda change: None,
+        note_change: Callable[[TurnChange], None] = lambda change: None,
         section: SentSection | None = None,
         row: int = -1,
         defaults: Sequence[Block] = (HUMAN,),
@@ -289,48 +302,56 @@ class Speaker:
     ) -> tuple[TurnWrite, CommittedTurn]:
         """Writes a turn. A later call of `cache` caches it.
 
-        edited: the texts that the turn inserts into the block `human`.
-        decided: called inside the transaction with the change that it decides on.
-        row: the row of an exchange that was written before. -1: the exchange is new.
+        inserted_texts: the texts that the turn inserts into the block `human`.
+        rule: the rule by which the exchange is settled.
+        note_change: a function that is called inside the transaction with the change that it decides on.
+        row: the row of an exchange that was written before; -1: the exchange is new.
         """
         plan, key, now = turn.plan, turn.key, self.now()
         gateway_calls = frozenset(
-            c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in GATEWAY_TOOLS
+            call["id"]
+            for message in full_reply
+            for call in message.get("tool_calls") or []
+            if call_name(call) in GATEWAY_TOOLS
         )
-        ended = RequestEnd(
+        request_end = RequestEnd(
             row,
             full_reply,
             make_shown_reply(full_reply, gateway_calls),
             now,
             turn.notes,
             gateway_calls,
-            has_edits=bool(edited),
+            has_edits=bool(inserted_texts),
         )
         plain = None
-        if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
-            plain = PlainTurn(finish_plain(plan, ended), turn.snapshot.conversation.rev)
+        if turn.is_plain and rule is settle.finish and turn.snapshot.conversation is not None:
+            plain = PlainTurn(finish_plain(plan, request_end), turn.snapshot.conversation.rev)
 
         def decide(candidates: CandidateExchanges) -> TurnChange:
-            change = plan_change(candidates, plan, ended, how)
-            decided(change)
+            change = plan_change(candidates, plan, request_end, rule)
+            note_change(change)
             return change
 
-        is_plain = turn.is_plain
+        def list_probes() -> Probes:
+            return (
+                make_probes_for_plain_turn(plan, key)
+                if turn.is_plain
+                else make_probes_for_list(plan.query, key)
+            )
+
         write = TurnWrite(
             agent=turn.agent,
             key=key,
             uid=uid or f"conversation {id(turn)} {now}",
             now=now,
             plain=plain,
-            probes=lambda: (
-                make_probes_for_plain_turn(plan, key) if is_plain else make_probes_for_list(plan.query, key)
-            ),
+            probes=list_probes,
             decide=decide,
             change=decide(CandidateExchanges((), None)) if turn.begins_conversation else None,
             planned_next_seq=turn.snapshot.next_seq,
             planned_agent_rev=turn.snapshot.rev,
             opening=digest_opening(plan, now),
-            edits=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
+            edits=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(inserted_texts)],
             section=section,
             defaults=defaults,
             recall=None if recall_row is None else lambda: recall_row,

@@ -199,7 +199,7 @@ async def test_a_continued_exchange_is_confirmed_at_once(store: Store, alice: Sp
 
 
 async def test_nothing_is_learned_past_what_is_open(store: Store, alice: Speaker) -> None:
-    await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.write_draft)
+    await alice.end(await alice.begin([user("Hello.")], "c1"), [], rule=settle.write_draft)
     await alice.say([user("Elsewhere.")], assistant("Hi."), key="c2")
     assert texts(await unlearned(store, alice.agent, IDLE_S + 1)) == []
     unread = await unlearned(store, alice.agent, 3601)  # whoever was to answer is dead

@@ -909,7 +909,7 @@ async def test_hits_of_a_turn_that_was_opened_before_a_forgotten_message_go(
 ) -> None:
     before = await alice.end(await alice.begin([user("And before?")], "c0"), lookup("before"))
     turn = await alice.begin([user("What is it?")], "c1")
-    opened = await alice.end(turn, [assistant("")], how=settle.write_draft)
+    opened = await alice.end(turn, [assistant("")], rule=settle.write_draft)
     await talk(alice, ["one"], "c2")
     await alice.end(turn, lookup("one"), row=opened.exchange_row)
     await forget(store, alice.agent, ForgetTarget(exchange_rows=[(await row_of(alice, "oneu")).id]))
@@ -1005,10 +1005,10 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         turn = await alice.begin([*history, user(ask)], key)
         kind = chance.random()
         if kind < 0.1:
-            await alice.end(turn, [assistant(reply[:200])], how=settle.cancel)
+            await alice.end(turn, [assistant(reply[:200])], rule=settle.cancel)
             continue
         if kind < 0.25:  # written before the model was asked, and again when it has answered
-            opened = await alice.end(turn, [], how=settle.write_draft)
+            opened = await alice.end(turn, [], rule=settle.write_draft)
             assert opened.exchange_row
             continue
         hidden = [assistant("", call("m1", "memory_insert")), result("m1", words(f"{number}h", 80))]

@@ -348,7 +348,7 @@ async def test_listeners_are_called_when_a_memory_is_wiped(store: Store, alice: 
 
 async def test_a_memory_with_an_open_turn_is_searched(store: Store, alice: Speaker) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
-    await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.write_draft)
+    await alice.end(await alice.begin([user("Hello.")], "c1"), [], rule=settle.write_draft)
     store.recall._memories.clear()
     assert await hits(store, alice, "dog") == [1]
 

@@ -46,7 +46,7 @@ async def test_a_turn_whose_texts_are_odd_is_written_whole_and_goes_on(store: St
     for n in range(2):
         messages = [user("One"), assistant("Yes."), user("Two")][: 1 + 2 * n]
         turn = await alice.begin(messages, "c1")
-        await alice.end(turn, [assistant("Yes.")], edited=[f"a\0b{n}"])
+        await alice.end(turn, [assistant("Yes.")], inserted_texts=[f"a\0b{n}"])
     assert len(await alice.rows()) == 2
     agent = await store.agents.find(ALICE)
     assert agent is not None

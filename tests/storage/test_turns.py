@@ -42,7 +42,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.storage.conftest import OpenStore, SqliteFile
 from tests.storage.names import without_transactions
-from tests.stored import ALICE, Clock, Speaker, StoredTurn, rows
+from tests.stored import ALICE, Clock, PlannedTurn, Speaker, rows
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
@@ -266,7 +266,7 @@ async def test_the_second_of_two_plain_turns_at_once_is_planned_again(
     turns = [await alice.begin([*history, user(f"drawer {word}")], key) for word in ("one", "two")]
     assert all(turn.is_plain for turn in turns)
     decided: list[TurnChange] = []
-    ends = [await alice.end(turn, [assistant("Socks.")], decided=decided.append) for turn in turns]
+    ends = [await alice.end(turn, [assistant("Socks.")], note_change=decided.append) for turn in turns]
     assert [end.is_plain for end in ends] == [True, False]
     assert len(decided) == 1
     assert [e.active for e in await alice.rows()] == [True] * 4
@@ -486,7 +486,7 @@ async def _rev(speaker: Speaker, key: str) -> int:
     return snapshot.conversation.rev
 
 
-def _write(speaker: Speaker, turn: StoredTurn, plain: PlainTurn | None = None) -> TurnWrite:
+def _write(speaker: Speaker, turn: PlannedTurn, plain: PlainTurn | None = None) -> TurnWrite:
     ended = RequestEnd(-1, [assistant("Yes.")], assistant("Yes."), speaker.now(), {})
     return TurnWrite(
         agent=speaker.agent,
@@ -586,7 +586,7 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
         return e
 
     before = pickle.dumps(turn.plan)
-    await alice.end(turn, [assistant("Third.")], how=watched)
+    await alice.end(turn, [assistant("Third.")], rule=watched)
     assert pickle.dumps(turn.plan) == before
     assert given
     assert isinstance(database, SqliteFile) is (threading.get_ident() not in threads)

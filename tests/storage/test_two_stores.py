@@ -182,7 +182,7 @@ async def test_blocks_that_two_write_at_once_keep_both_edits(stores: tuple[Store
         messages = [user(f"note {n}")]
         turn = await speaker.begin(messages, f"chat {n}")
         reply = assistant("done")
-        await speaker.end(turn, [reply], edited=[f"fact {n}"])
+        await speaker.end(turn, [reply], inserted_texts=[f"fact {n}"])
         await speaker.say([*messages, reply, user("thanks")], assistant("welcome"), f"chat {n}")
 
     await asyncio.gather(*(edit(n, store) for n, store in edits))
@@ -201,7 +201,7 @@ async def test_edits_of_two_people_to_a_block_that_a_profile_shares_are_both_sto
     async def edit(store: Store, scope: Scope) -> None:
         speaker, asked, reply = Speaker(store, scope), [user("note it")], assistant("done")
         turn = await speaker.begin(asked, "chat")
-        await speaker.end(turn, [reply], edited=[f"fact of {scope.subject}"])
+        await speaker.end(turn, [reply], inserted_texts=[f"fact of {scope.subject}"])
         await speaker.say([*asked, reply, user("thanks")], assistant("welcome"), "chat")
 
     await asyncio.gather(*(edit(stores[n % 2], scope) for n, scope in enumerate(people)))
@@ -229,7 +229,7 @@ async def test_a_block_that_is_being_written_is_rebuilt_without_what_is_forgotte
     one, other = stores
     agent = await one.agents.find_or_create(ALICE, (), (HUMAN,), 1.0)
     speaker, asked, reply = Speaker(one), [user("note it")], assistant("done")
-    await speaker.end(await speaker.begin(asked, "chat"), [reply], edited=["Alice likes tea."])
+    await speaker.end(await speaker.begin(asked, "chat"), [reply], inserted_texts=["Alice likes tea."])
     await speaker.say([*asked, reply, user("thanks")], assistant("welcome"), "chat")
     (block,) = await one.blocks.load(agent.id)
     written, end = asyncio.Event(), asyncio.Event()

@@ -112,10 +112,10 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
         kind = chance.random()
         reply = assistant(f"Reply {number} ☂") if kind < 0.85 else assistant(None, call(f"x{number}"))
         if kind < 0.1:
-            await alice.end(turn, [assistant("Half")] if kind < 0.05 else [], how=settle.cancel)
+            await alice.end(turn, [assistant("Half")] if kind < 0.05 else [], rule=settle.cancel)
             continue
         if kind < 0.15:
-            await alice.end(turn, [], how=settle.write_draft)
+            await alice.end(turn, [], rule=settle.write_draft)
             continue
         hidden = [assistant("", call("m1", "memory_insert")), result("m1", "inserted")]
         full = [*hidden, reply] if 0.2 < kind < 0.3 else [reply]

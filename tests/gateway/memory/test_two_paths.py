@@ -34,7 +34,7 @@ from tests.core.conversations import (
     user,
     without_numbers,
 )
-from tests.stored import ALICE, Speaker, StoredTurn
+from tests.stored import ALICE, PlannedTurn, Speaker
 
 
 class Pair:
@@ -48,7 +48,7 @@ class Pair:
         self.plain = 0
         self.world = World(store.agents.get_draft(ALICE).secret, self._recall)
         self.speaker = Speaker(store, ALICE, lambda: self.world.now, self._recall)
-        self.stored: dict[int, StoredTurn] = {}
+        self.stored: dict[int, PlannedTurn] = {}
 
     def _recall(self, question: str) -> str:
         # Another note each time: only what is stored is the same when it is asked again.
