@@ -677,6 +677,21 @@ def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> N
     assert other.post(f"m/{uid}/b/human", value="x", version=1).status == 404
 
 
+def test_people_of_one_name_in_two_projects_are_told_apart(operator: Operator) -> None:
+    """On the overview, and among those who are called so, both were "ann.shaw"."""
+    world = operator.world
+    for project in ("shop", "bank"):
+        key = world.gateway.call(world.store.keys.create(project, "app"))[1]
+        headers = {"authorization": f"Bearer {key}", "x-mnemogate-user": "ann.shaw"}
+        world.chat(headers=headers).say("Hello.")
+        world.clock.sleep(1)
+    world.settle()
+    overview = plain(page(operator, ""))
+    assert re.findall(r"ann\.shaw (\w+) · ", overview) == ["bank", "shop"]
+    called = plain(page(operator, "people?q=shaw").partition('<h2 id="called">')[2])
+    assert sorted(re.findall(r"ann\.shaw project (\w+) · last turn", called)) == ["bank", "shop"]
+
+
 def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
     uid = speak(operator.world, "Hello.").uid
     for version, value in ((1, "One."), (2, "Two.")):
