@@ -169,13 +169,13 @@ def test_messages_of_a_rare_type_are_looked_for_a_page_at_a_time(
     world.upstream.queue(call_tools(insert("a"), text="Well."), say("Done."))
     for n in range(8):
         world.letta.agents.messages.create(agent, input=f"Message {n}")
-    real, read = AgentMessages.list_of_agent, list[int]()
+    real, read = AgentMessages.list_agent_messages, list[int]()
 
     async def listing(messages: AgentMessages, agent: Agent, page: Page[Any], **asked: Any) -> Any:
         read.append(page.limit)
         return await real(messages, agent, page, **asked)
 
-    monkeypatch.setattr(AgentMessages, "list_of_agent", listing)
+    monkeypatch.setattr(AgentMessages, "list_agent_messages", listing)
     rare: Any = ["tool_return_message", "user_message"]
     (result,) = world.letta.agents.messages.list(agent, limit=1, include_return_message_types=rare[:1]).items
     assert result.message_type == "tool_return_message"

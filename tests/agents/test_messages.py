@@ -80,11 +80,11 @@ async def test_all_conversations_are_one_order_and_one_is_its_own(
     await talk(ann, "a", ("a1", "A1"))
     await talk(ann, "b", ("b1", "B1"))
     await ann.say([user("a1"), assistant("A1"), user("a2")], assistant("A2"), "a")
-    everything = await messages.list_of_agent(ann.agent, Page(newest_first=False))
+    everything = await messages.list_agent_messages(ann.agent, Page(newest_first=False))
     assert texts(everything) == ["a1", "A1", "b1", "B1", "a2", "A2"]
     assert [v.listed.seq for v in everything] == [1, 2, 3, 4, 5, 6]
-    assert texts(await messages.list_of_agent(ann.agent, Page())) == texts(everything)[::-1]
-    assert texts(await messages.list_of_agent(ann.agent, Page(), conversation_name="a")) == [
+    assert texts(await messages.list_agent_messages(ann.agent, Page())) == texts(everything)[::-1]
+    assert texts(await messages.list_agent_messages(ann.agent, Page(), conversation_name="a")) == [
         "A2",
         "a2",
         "A1",
@@ -92,15 +92,15 @@ async def test_all_conversations_are_one_order_and_one_is_its_own(
     ]
     uid = everything[2].conversation_uid
     assert texts(
-        await messages.list_of_agent(ann.agent, Page(newest_first=False), conversation_name=uid)
+        await messages.list_agent_messages(ann.agent, Page(newest_first=False), conversation_name=uid)
     ) == [
         "b1",
         "B1",
     ]
     assert everything[2].key == "b"
-    assert await messages.list_of_agent(ann.agent, Page(), conversation_name="default") == []
+    assert await messages.list_agent_messages(ann.agent, Page(), conversation_name="default") == []
     with pytest.raises(NotFound):
-        await messages.list_of_agent(ann.agent, Page(), conversation_name="nowhere")
+        await messages.list_agent_messages(ann.agent, Page(), conversation_name="nowhere")
     assert await messages.list_numbers(ann.agent, "a") == [1, 2, 5, 6]
 
 
@@ -118,7 +118,7 @@ async def test_pages_have_every_message_once_hidden_ones_too(
         order = order[2:6]
     seen: list[MessageView] = []
     after = None
-    while page := await messages.list_of_agent(
+    while page := await messages.list_agent_messages(
         ann.agent, Page(after=after, limit=limit, newest_first=newest_first), conversation_name=conversation
     ):
         assert len(page) <= limit
@@ -131,20 +131,20 @@ async def test_a_page_lies_between_its_cursors_and_goes_on_from_one_that_is_gone
     messages: AgentMessages, ann: Speaker
 ) -> None:
     await talk(ann, "a", ("a1", "A1"), ("a2", "A2"), ("a3", "A3"))
-    assert texts(await messages.list_of_agent(ann.agent, Page(after=at(5), before=at(1)))) == [
+    assert texts(await messages.list_agent_messages(ann.agent, Page(after=at(5), before=at(1)))) == [
         "A2",
         "a2",
         "A1",
     ]
     assert texts(
-        await messages.list_of_agent(ann.agent, Page(after=at(1), before=at(4), newest_first=False))
+        await messages.list_agent_messages(ann.agent, Page(after=at(1), before=at(4), newest_first=False))
     ) == [
         "A1",
         "a2",
     ]
     await messages.delete(ann.agent, at(4))
-    assert texts(await messages.list_of_agent(ann.agent, Page(after=at(4)))) == ["a2", "A1", "a1"]
-    assert texts(await messages.list_of_agent(ann.agent, Page(after=at(4), newest_first=False))) == [
+    assert texts(await messages.list_agent_messages(ann.agent, Page(after=at(4)))) == ["a2", "A1", "a1"]
+    assert texts(await messages.list_agent_messages(ann.agent, Page(after=at(4), newest_first=False))) == [
         "a3",
         "A3",
     ]
@@ -176,12 +176,12 @@ async def test_a_message_says_its_run_and_what_waits_at_the_end(
 
     await store.database.write(write)
     await rows(store, "UPDATE conversations SET tip = ?", (e.id,))
-    first, reply = await messages.list_of_agent(ann.agent, Page(newest_first=False))
+    first, reply = await messages.list_agent_messages(ann.agent, Page(newest_first=False))
     assert (first.run_uid, first.step_seq, first.waiting) == ("r1", 1, {})
     assert (reply.run_uid, reply.step_seq, reply.waiting) == ("r1", 1, {"c9": "approval"})
     # Its result is of the next exchange: it says which tool it is of, and nothing waits any more.
     await ann.say([user("Pay."), asked, result("c9", "Paid.")], assistant("Done."), "a")
-    (view,) = await messages.list_of_agent(ann.agent, Page(limit=1, after=at(4)))
+    (view,) = await messages.list_agent_messages(ann.agent, Page(limit=1, after=at(4)))
     assert (view.listed.message["content"], view.tool_names) == ("Paid.", {"c9": "pay"})
     assert (await messages.get(ann.agent, at(2))).waiting == {}
 
@@ -189,7 +189,7 @@ async def test_a_message_says_its_run_and_what_waits_at_the_end(
 async def test_superseded_messages_are_not_listed(messages: AgentMessages, ann: Speaker) -> None:
     await ann.say([user("one")], assistant("First."), "a")
     await ann.say([user("one")], assistant("Again."), "a")  # an answer that was asked for again
-    assert texts(await messages.list_of_agent(ann.agent, Page(newest_first=False))) == ["one", "Again."]
+    assert texts(await messages.list_agent_messages(ann.agent, Page(newest_first=False))) == ["one", "Again."]
 
 
 async def test_a_turn_under_way_shows_its_question_in_a_stored_conversation_alone(
@@ -197,25 +197,25 @@ async def test_a_turn_under_way_shows_its_question_in_a_stored_conversation_alon
 ) -> None:
     await talk(ann, "a", ("a1", "A1"), ("a2", "A2"))
     await rows(store, "UPDATE exchanges SET state = 'open', active = 0, shown_reply = NULL WHERE seq = 3")
-    assert texts(await messages.list_of_agent(ann.agent, Page())) == ["A1", "a1"]
+    assert texts(await messages.list_agent_messages(ann.agent, Page())) == ["A1", "a1"]
     await rows(store, "UPDATE conversations SET tip = 2")
-    assert texts(await messages.list_of_agent(ann.agent, Page())) == ["a2", "A1", "a1"]
+    assert texts(await messages.list_agent_messages(ann.agent, Page())) == ["a2", "A1", "a1"]
 
 
 async def test_anothers_messages_are_not_there(messages: AgentMessages, ann: Speaker, store: Store) -> None:
     await talk(ann, "a", ("a1", "A1"))
     bob = (await make_agent(store, "bob")).agent
-    assert await messages.list_of_agent(bob, Page()) == []
+    assert await messages.list_agent_messages(bob, Page()) == []
     for attempt in (
         lambda: messages.get(bob, at(1)),
         lambda: messages.rewrite(bob, at(1), "x"),
         lambda: messages.delete(bob, at(1)),
-        lambda: messages.list_of_agent(bob, Page(), conversation_name="a"),
+        lambda: messages.list_agent_messages(bob, Page(), conversation_name="a"),
         lambda: messages.reset(bob, "a"),
     ):
         with pytest.raises(NotFound):
             await attempt()
-    assert texts(await messages.list_of_agent(ann.agent, Page())) == ["A1", "a1"]
+    assert texts(await messages.list_agent_messages(ann.agent, Page())) == ["A1", "a1"]
 
 
 async def test_a_search_finds_messages_by_who_said_them_and_when(
@@ -282,7 +282,7 @@ async def test_a_changed_text_is_what_is_listed_found_and_sent(
     (before,) = await rows(store, "SELECT rev FROM conversations")
     changed = await messages.rewrite(ann.agent, at(1), "My cat is zqtomx.")
     assert changed.listed.message == user("My cat is zqtomx.")
-    assert texts(await messages.list_of_agent(ann.agent, Page()))[-1] == "My cat is zqtomx."
+    assert texts(await messages.list_agent_messages(ann.agent, Page()))[-1] == "My cat is zqtomx."
     for _ in range(2):
         assert "My cat is zqtomx." in await found(store, ann.agent, "zqtomx")
         assert await found(store, ann.agent, "zqmisox") == []
@@ -301,7 +301,7 @@ async def test_replies_are_changed_with_their_hidden_rounds_and_calls_are_not(
 ) -> None:
     await hidden_round(ann)
     await messages.rewrite(ann.agent, at(2), "Paris.")
-    assert texts(await messages.list_of_agent(ann.agent, Page(newest_first=False))) == [
+    assert texts(await messages.list_agent_messages(ann.agent, Page(newest_first=False))) == [
         "Where?",
         None,
         "Rome.",
@@ -373,13 +373,13 @@ async def test_a_reset_conversation_is_empty_and_what_was_learned_stays(
     data = bytes_in(tmp_path)
     left = [word for word in ("one", "two", "saved", "learned") if f"zq{word}x".encode() in data]
     assert left == ["saved", "learned"]
-    assert texts(await messages.list_of_agent(ann.agent, Page())) == ["Stays.", "stays"]
-    assert await messages.list_of_agent(ann.agent, Page(), conversation_name="default") == []
+    assert texts(await messages.list_agent_messages(ann.agent, Page())) == ["Stays.", "stays"]
+    assert await messages.list_agent_messages(ann.agent, Page(), conversation_name="default") == []
     assert (await store.runs.get("default", "r1")).run.state is RunState.CANCELLED
     assert run.state is RunState.RUNNING
     assert [f.text for f in await store.facts.list_page(ann.agent.id)] == ["zqlearnedx"]
     await talk(ann, "default", ("new", "New."))
-    assert texts(await messages.list_of_agent(ann.agent, Page(), conversation_name="default")) == [
+    assert texts(await messages.list_agent_messages(ann.agent, Page(), conversation_name="default")) == [
         "New.",
         "new",
     ]
@@ -387,7 +387,7 @@ async def test_a_reset_conversation_is_empty_and_what_was_learned_stays(
     await messages.reset(ann.agent)  # nothing has begun
     # The words of the first one may be said again.
     await talk(ann, "default", ("zqonex", "zqtwox"))
-    assert texts(await messages.list_of_agent(ann.agent, Page(), conversation_name="default")) == [
+    assert texts(await messages.list_agent_messages(ann.agent, Page(), conversation_name="default")) == [
         "zqtwox",
         "zqonex",
     ]

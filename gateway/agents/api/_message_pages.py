@@ -35,7 +35,7 @@ class MessagePages:
         self._api = api
         self._messages = AgentMessages(api.store, api.now)
 
-    async def list_of_agent(
+    async def make_agent_page(
         self, agent: Agent, query: ShownMessagesQuery, conversation_name: str | None
     ) -> list[dict[str, Any]]:
         """Returns a page of an agent's messages. Raises: UnknownId, NotFound.
@@ -47,22 +47,22 @@ class MessagePages:
         before = await _read_cursor(self._api, agent, query.before)
         after = await _read_cursor(self._api, agent, query.after)
         page = Page(after, before, query.get_size(_PAGE), query.is_newest_first())
-        fetch = partial(self._fetch_of_agent, agent, conversation_name, read_showing(query))
+        fetch = partial(self._list_agent_entries, agent, conversation_name, read_showing(query))
         return await self._fill_page(query, page, fetch)
 
-    async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
+    async def make_project_page(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
         """Returns a page of the messages of all agents. Raises: UnknownId."""
         page = read_page_at(query, partial(read_ref, "message"), size=_PAGE)
-        return await self._fill_page(query, page, partial(self._messages.list_of_project, project))
+        return await self._fill_page(query, page, partial(self._messages.list_project_messages, project))
 
-    async def _fetch_of_agent(
+    async def _list_agent_entries(
         self, agent: Agent, conversation_name: str | None, showing: Showing, page: Page[ObjectRef]
     ) -> _Entries:
         """Returns a page of messages, of which the oldest is the system message."""
         has_system = showing.shows("system_message") and _has_system_message(page)
         # The oldest message comes first, or last if the page has room for it.
         limit = page.limit - (has_system and not page.newest_first)
-        views = await self._messages.list_of_agent(
+        views = await self._messages.list_agent_messages(
             agent, replace(page, limit=limit), conversation_name=conversation_name
         )
         entries: list[_Entry] = [(agent, view) for view in views]

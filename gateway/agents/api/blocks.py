@@ -157,7 +157,7 @@ class BlockRoutes:
             AgentsRoute("GET", f"{block}/history", self.list_history),
             AgentsRoute("POST", f"{block}/undo", self.undo),
             AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.retrieve_memory),
-            AgentsRoute("GET", agent_blocks, self.list_of_agent, paging=OLDEST_FIRST),
+            AgentsRoute("GET", agent_blocks, self.list_agent_blocks, paging=OLDEST_FIRST),
             AgentsRoute("PATCH", f"{agent_blocks}/attach/{{block_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_blocks}/detach/{{block_id}}", self.detach),
             AgentsRoute("GET", labelled_block, self.retrieve_labelled),
@@ -227,7 +227,7 @@ class BlockRoutes:
         memory: dict[str, Any] = (await self._api.agents.render_requested(request))["memory"]
         return memory
 
-    async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_agent_blocks(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
         agent = await self._api.agents.get(request)
         entries = (await self._blocks.load_visible([agent.id]))[agent.id]

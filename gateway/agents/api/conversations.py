@@ -156,7 +156,7 @@ class ConversationRoutes:
     ) -> list[dict[str, Any]]:
         """List a conversation's messages."""
         conversation = await self._get_conversation(request, query.agent_id)
-        return await self._pages.list_of_agent(conversation.agent, query, conversation.name)
+        return await self._pages.make_agent_page(conversation.agent, query, conversation.name)
 
     async def send(
         self, request: ApiRequest, body: bodies.ConversationSend

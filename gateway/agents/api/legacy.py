@@ -33,7 +33,7 @@ class LegacyRoutes:
         routes = [
             AgentsRoute("GET", f"{agent}/memory", blocks.retrieve_memory),
             AgentsRoute("PATCH", f"{agent}/memory", self.write_blocks, reads_body=True),
-            AgentsRoute("GET", agent_blocks, blocks.list_of_agent, paging=OLDEST_FIRST),
+            AgentsRoute("GET", agent_blocks, blocks.list_agent_blocks, paging=OLDEST_FIRST),
             AgentsRoute("POST", agent_blocks, self.add_block),
             AgentsRoute("GET", block, blocks.retrieve_labelled, title="Return an agent's block."),
             AgentsRoute("PATCH", block, blocks.update_labelled),

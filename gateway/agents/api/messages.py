@@ -51,7 +51,7 @@ class MessageRoutes:
             AgentsRoute("POST", f"{agent}/summarize", self.compact),
             AgentsRoute("PATCH", agent_message, self.update),
             AgentsRoute("DELETE", agent_message, self.delete),
-            AgentsRoute("GET", agent_message, self.retrieve_of_agent),
+            AgentsRoute("GET", agent_message, self.retrieve_agent_message),
             # Before the routes of messages, or `search` would be the id of a message.
             *MessageSearchRoutes(self._api).list_routes(),
             # Without the slash it is Anthropic's.
@@ -63,17 +63,17 @@ class MessageRoutes:
     async def list_messages(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List an agent's messages."""
         agent = await self._api.agents.get(request)
-        return await self._pages.list_of_agent(agent, query, read_conversation_name(query.conversation_id))
+        return await self._pages.make_agent_page(agent, query, read_conversation_name(query.conversation_id))
 
     async def list_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List the messages of all agents."""
         conversation_name = read_conversation_name(query.conversation_id)
         if conversation_name is None:
-            return await self._pages.list_of_project(request.project, query)
+            return await self._pages.make_project_page(request.project, query)
         agent = await get_owner(self._api.store, request.project, conversation_name)
-        return await self._pages.list_of_agent(agent, query, conversation_name)
+        return await self._pages.make_agent_page(agent, query, conversation_name)
 
-    async def retrieve_of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
+    async def retrieve_agent_message(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
         agent = await self._api.agents.get(request)
         ref = request.read_ref("message", "message_id")

@@ -85,7 +85,7 @@ class ToolRoutes:
             AgentsRoute("GET", tool, self.retrieve),
             AgentsRoute("PATCH", tool, self.update),
             AgentsRoute("DELETE", tool, self.delete),
-            AgentsRoute("GET", agent_tools, self.list_tools_of_agent, paging=OLDEST_FIRST),
+            AgentsRoute("GET", agent_tools, self.list_agent_tools, paging=OLDEST_FIRST),
             AgentsRoute("PATCH", f"{agent_tools}/attach/{{tool_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_tools}/detach/{{tool_id}}", self.detach),
             AgentsRoute("PATCH", f"{agent_tools}/approval/{{tool_name}}", self.approve),
@@ -200,7 +200,7 @@ class ToolRoutes:
             answer = await write_blocks(self._api.store, answer, at=self._api.now(), origin=f"tool:{name}")
         return render_call_result(answer)
 
-    async def list_tools_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_agent_tools(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""
         view = await self._api.agents.get_view(request)
         return cut_page([render_tool(tool) for tool in view.tools], query)

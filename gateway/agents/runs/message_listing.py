@@ -59,7 +59,7 @@ class AgentMessages:
         self._store = store
         self._now = now
 
-    async def list_of_agent(
+    async def list_agent_messages(
         self, agent: Agent, page: Page[ObjectRef], *, conversation_name: str | None = None
     ) -> Sequence[MessageView]:
         """Returns a page of messages.
@@ -92,7 +92,7 @@ class AgentMessages:
             begin = exchange.seq - 1 if newest_first else exchange.next_seq
         return views[: page.limit]
 
-    async def list_of_project(
+    async def list_project_messages(
         self, project: str, page: Page[ObjectRef]
     ) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began."""
