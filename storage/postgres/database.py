@@ -11,10 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from storage.database import Changes, Connection, Operation, Row, StoreHealth
-from storage.errors import StoreError, StoreReadOnly, StoreStatus, StoreUnavailable
+from storage.errors import (
+    ServerRefused,
+    StatementFailed,
+    StoreError,
+    StoreReadOnly,
+    StoreStatus,
+    StoreUnavailable,
+)
 from storage.health_check import HealthCheck
 from storage.postgres.clock import SharedClock
 from storage.postgres.connection import NOW, OwnConnection, PostgresTarget, RawConnection
+from storage.postgres.database_server import READ_NO_ROW
 from storage.postgres.listen import Notification, NotificationListener, NotificationSender
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool
@@ -22,6 +30,7 @@ from storage.postgres.postgres_limits import PostgresLimits
 from storage.postgres.postgres_maintenance import PostgresMaintenance
 from storage.postgres.postgres_reader import PostgresReader
 from storage.postgres.postgres_writer import PostgresWrite, PostgresWriter
+from storage.postgres.sqlstates import as_unavailable
 from storage.postgres.uptime import Uptime
 
 T = TypeVar("T")
@@ -31,11 +40,8 @@ T = TypeVar("T")
 # longer than one.
 _MAX_MISSED_CHECKS = 2
 
-# Returns whether the server accepts no writes. It reads no row, but waits as a turn does for a table that is locked.
-_HEALTH_QUERY = (
-    "SELECT current_setting('transaction_read_only') = 'on' OR EXISTS (SELECT FROM agents, conversations, exchanges,"
-    " marks, sections, blocks, block_history, recalls WHERE false)"
-)
+# Returns whether the server accepts no writes.
+_HEALTH_QUERY = f"SELECT current_setting('transaction_read_only') = 'on' OR EXISTS ({READ_NO_ROW})"
 
 
 class PostgresDatabase:
@@ -155,7 +161,10 @@ class PostgresDatabase:
         self._health_check.start()
 
     async def _check_server(self) -> None:
-        """Asks the server whether it accepts writes, without a write, which would keep an idle server busy."""
+        """Asks the server whether it accepts writes, without a write, which would keep an idle server busy.
+
+        Raises: StoreUnavailable.
+        """
 
         async def ask(connection: Connection) -> bool:
             try:
@@ -167,7 +176,12 @@ class PostgresDatabase:
             self._is_late = False
             return bool(is_read_only)
 
-        if await self.read(ask):
+        try:
+            is_read_only = await self.read(ask)
+        except (ServerRefused, StatementFailed) as error:  # no turn can be read
+            self._pool.server.fail(as_unavailable(error))
+            return
+        if is_read_only:
             self._pool.server.fail(StoreReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
     def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:

@@ -17,10 +17,15 @@ from storage.errors import StoreClosed, StoreError, StoreUnavailable
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable, is_stopping, translate_error
 
+# Reads no row, but fails if a table of turns is gone or may not be read, and waits as a turn does if it is locked.
+READ_NO_ROW = (
+    "SELECT FROM agents, conversations, exchanges, marks, sections, blocks, block_history, recalls"
+    " WHERE false"
+)
 # Writes a whole page, which a full disk refuses.
 _TEST_WRITE = (
     "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
-    " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
+    f" ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; {READ_NO_ROW}; COMMIT"
 )
 
 
@@ -161,7 +166,7 @@ class DatabaseServer:
         self._on_recovery()
 
     async def _connect_and_test(self) -> RawConnection:
-        """Returns a connection on which writing works. Raises: StoreError."""
+        """Returns a connection on which reading and writing work. Raises: StoreError."""
         raw = await connect(self._target)
         try:
             try:

@@ -134,6 +134,27 @@ async def test_a_table_that_a_turn_cannot_read_is_noticed_without_a_request(
         await admin.close()
 
 
+@pytest.mark.parametrize("table", ["exchanges", "recalls"])
+async def test_a_table_that_is_gone_is_noticed_without_a_request(
+    open_store: OpenStore, database: PostgresServer, table: str
+) -> None:
+    """Until it is back, as when a backup is restored into the database."""
+    store: Store = await open_store(limits=replace(QUICK, health_check_interval_s=0.02))
+    recoveries: list[str] = []
+    store.database.add_recovery_listener(lambda: recoveries.append(store.health.status))
+    store.database.start()
+    admin = await asyncpg.connect(database.url)
+    try:
+        await admin.execute(f"ALTER TABLE {table} RENAME TO gone")
+        await comes(lambda: store.health.status == "broken")
+        assert f'"{table}" does not exist' in (store.health.error or "")
+        assert not recoveries
+    finally:
+        await admin.execute(f"ALTER TABLE gone RENAME TO {table}")
+        await admin.close()
+    await comes(lambda: store.health.ok)
+
+
 async def test_a_primary_that_becomes_a_replica_is_noticed_without_a_request(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
