@@ -310,6 +310,35 @@ SIDE = [
             ("user", "[]"),
         ),
     ),
+    *(
+        (name, say(("system", system), ("user", "User: hi\nAssistant: hello")))
+        for name, system in (
+            (
+                "onyx title",
+                "Given the conversation history, provide a SHORT name for the conversation. Focus",
+            ),
+            (
+                "witsy title",
+                "You are an assistant whose task is to find the best title for the conversation below.",
+            ),
+            (
+                "hermes title",
+                "Generate a short, descriptive title (3-7 words) for a conversation that starts with the "
+                "following exchange. The title should capture the main topic or intent.",
+            ),
+            (
+                "openhands title",
+                "You are a helpful assistant that generates concise, descriptive titles for "
+                "conversations with OpenHands. OpenHands is a helpful AI agent",
+            ),
+            ("goose title", "Reply with only a description in four words or less"),
+            (
+                "goose summary",
+                "## Task Context\n- An llm context limit was reached when a user was in a working session "
+                "with an agent (you)\n- Generate a version of the below messages",
+            ),
+        )
+    ),
 ]
 
 
