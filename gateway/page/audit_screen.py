@@ -173,9 +173,9 @@ class _AuditScreens(Struct, frozen=True):
         page = await self.operations.memories.list_page(
             request.visitor.project, "user", text, limit=_OFFERED_PEOPLE
         )
-        namesakes = [each.memory for each in await load_namesakes(self.operations, request, text, page)]
+        namesakes = await load_namesakes(self.operations, request, text, page)
         # A person has a memory in each profile, all by the same id.
-        ids = dict.fromkeys(each.name for each in (*page.items, *namesakes))
+        ids = dict.fromkeys(each.name for each in (*page.items, *(memory for memory, _ in namesakes.items)))
         return [*ids][:_OFFERED_PEOPLE]
 
 

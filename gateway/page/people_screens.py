@@ -10,7 +10,7 @@ from msgspec import Meta
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, ListQuery, Redirect, Screen, ScreenRequest, View
 from gateway.run.admin.list_page import ListPage
-from gateway.run.admin.memory.memory_views import NAMESAKES_AMONG, NamedMemory
+from gateway.run.admin.memory.memory_views import NAMESAKES_AMONG, NamedMemories
 from gateway.run.admin.records.memory_records import MemoryKind, MemoryRecord
 from gateway.run.admin.words.word_search import MAX_PEOPLE
 from storage.search.text_words import find_spans_with_words
@@ -51,16 +51,16 @@ class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 async def load_namesakes(
     operations: PageOperations, request: ScreenRequest, text: str, page: ListPage[MemoryRecord]
-) -> list[NamedMemory]:
+) -> NamedMemories:
     """Returns the people who have a name in an id or a block and are not on a page, and notes the read of each.
 
     A later page of the list may have them, too.
     """
     people = await operations.memories.list_people_called(request.visitor.project, " ".join(text.split()))
-    namesakes = [each for each in people if each.memory not in page.items]
+    namesakes = [each for each in people.items if each.memory not in page.items]
     for each in namesakes:
         await request.note_read(each.memory.uid)
-    return namesakes
+    return NamedMemories(namesakes, people.has_more)
 
 
 def make_screens(operations: PageOperations) -> list[Screen | Action]:
@@ -76,18 +76,19 @@ def make_screens(operations: PageOperations) -> list[Screen | Action]:
         # A program gets the list that it asked for: no namesakes, and no redirect to another search.
         if request.is_twin:
             return View(page)
-        namesakes: list[NamedMemory] = []
+        namesakes = NamedMemories([], has_more=False)
         # Later pages continue the list; the first page has shown the namesakes.
         if query.q.strip() and query.kind == "user" and query.after is None:
             namesakes = await load_namesakes(operations, request, query.q, page)
-            if not (page.items or namesakes):
+            if not (page.items or namesakes.items):
                 return Redirect(f"people/words?q={quote(query.q, safe='')}&name=1")
         context = {
             "kind": query.kind,
             "q": query.q,
             "order": query.order,
             "tabs": _HEADINGS,
-            "namesakes": namesakes,
+            "namesakes": namesakes.items,
+            "has_more_namesakes": namesakes.has_more,
             "namesakes_among": NAMESAKES_AMONG,
         }
         return View(page, "people.html", _HEADINGS[query.kind], context)

@@ -677,6 +677,14 @@ def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> N
     assert other.post(f"m/{uid}/b/human", value="x", version=1).status == 404
 
 
+def test_a_search_for_a_common_name_says_that_more_people_have_it(operator: Operator) -> None:
+    """The list ended after ten, and whoever looked for the eleventh took it for all."""
+    for number in range(11):
+        speak(operator.world, "Hello.", user=f"u{number}.mueller")
+        says_more = "More people than these are called so" in page(operator, "people?q=mueller")
+        assert says_more == (number == 10), number
+
+
 def test_people_of_one_name_in_two_projects_are_told_apart(operator: Operator) -> None:
     """On the overview, and among those who are called so, both were "ann.shaw"."""
     world = operator.world

@@ -96,6 +96,15 @@ class NamedMemory(NamedTuple):
     line: str
 
 
+class NamedMemories(NamedTuple):
+    """The memories that a search for a name shows."""
+
+    # The memories, those with the newest turns first.
+    items: list[NamedMemory]
+    # True: more memories have the name than are shown.
+    has_more: bool
+
+
 class MemoryViews:
     """Reads memories.
 
@@ -158,7 +167,7 @@ class MemoryViews:
         next_page = make_next_cursor(memories, limit, lambda last: format_page_end((last.messages, last.id)))
         return ListPage(items, next_page)
 
-    async def list_people_called(self, project: str | None, name: str) -> list[NamedMemory]:
+    async def list_people_called(self, project: str | None, name: str) -> NamedMemories:
         """Returns the memories with a name in their id or a block, among the `NAMESAKES_AMONG` with the newest turns.
 
         In an id four characters count anywhere, fewer at the beginning of a word. If there are no such memories, those
@@ -166,14 +175,15 @@ class MemoryViews:
         """
         for order in _list_name_orders(name):
             people = await self.store.memory_pages.list_people_called(
-                project, order, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
+                project, order, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE + 1
             )
             if people:
-                return [
+                shown = [
                     NamedMemory(make_memory_record(memory), _cut_line_with(text, order))
-                    for memory, text in people
+                    for memory, text in people[:_SHOWN_PEOPLE]
                 ]
-        return []
+                return NamedMemories(shown, len(people) > _SHOWN_PEOPLE)
+        return NamedMemories([], has_more=False)
 
     async def show(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
