@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from textwrap import dedent
 from typing import Any, NamedTuple, TypeVar
 
@@ -104,7 +105,7 @@ class Request:
     # None: a request without memory.
     plan: Plan | None = None
     composition: Composition = field(default_factory=Composition)
-    # index of a new message -> the note of recalled messages before its text
+    # The notes of recalled messages by the indices of the new messages that they stand before.
     notes: dict[int, str] = field(default_factory=dict)
     sent: list[SentMessage] = field(default_factory=list)
     exchange_row: int = 0
@@ -171,57 +172,64 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     checked, because its inserted messages also have those rounds.
     """
     plan = request.plan
-    fill = [message for origin, message in request.sent if origin == "+ "]
-    assert fill == [each.message for each in request.composition.inserted]
+    inserted = [message for origin, message in request.sent if origin == "+ "]
+    assert inserted == [each.message for each in request.composition.inserted]
     assert plan is not None
-    if not fill or any(e.has_full_reply for e in tree.list_path(plan.match.match_point)):
+    if not inserted or any(exchange.has_full_reply for exchange in tree.list_path(plan.match.match_point)):
         return
     elements = tree.list_path_elements(plan.match.match_point)
     path = [_restore_sent(tree, element) for element in elements]
     if plan.follows_head:
         # The list may have the heard part of the last reply.
-        moved = [i for i, at in enumerate(listing.positions) if at in request.composition.replacements]
-        heard = [listing.messages[i] for i in moved if i < plan.heard_count]
-        new = [listing.messages[i] for i in moved if i in plan.new_indices]
-        path = [m for m in path if m is not None][: -1 if plan.heard_count else None]
-        assert _spoken_texts(fill) == _spoken_texts([*path, *heard, *plan.pending, *new])
+        replacements = request.composition.replacements
+        replaced = [i for i, position in enumerate(listing.positions) if position in replacements]
+        heard_messages = [listing.messages[i] for i in replaced if i < plan.heard_count]
+        new_messages = [listing.messages[i] for i in replaced if i in plan.new_indices]
+        path = [message for message in path if message is not None][: -1 if plan.heard_count else None]
+        assert _spoken_texts(inserted) == _spoken_texts(
+            [*path, *heard_messages, *plan.pending, *new_messages]
+        )
         return
-    listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered_count]
+    listed_atoms = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered_count]
     # The atoms of replies that the list has in another form than the tree, or for the first time.
     spans = {a.exchange_row: slice(*a.reply) for a in plan.amendments if a.reply}
-    forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
+    replies = {row: [atom for atoms in listing.atoms[span] for atom in atoms] for row, span in spans.items()}
     elements = [
-        PathElement(x, i, tuple(atoms), 0)  # no check asks for its offset
-        for x in tree.list_path(plan.match.match_point)
-        for i, atoms in [*enumerate(x.inputs), (-1, forms.get(x.id, x.reply))]
+        PathElement(exchange, i, tuple(atoms), 0)  # no check asks for its offset
+        for exchange in tree.list_path(plan.match.match_point)
+        for i, atoms in [*enumerate(exchange.inputs), (-1, replies.get(exchange.id, exchange.reply))]
         if atoms is not None
     ]
     path = [_restore_sent(tree, element) for element in elements]
-    begins = [p for p, element in enumerate(elements) if element.atoms == listed[0]]
+    starts = [start for start, element in enumerate(elements) if element.atoms == listed_atoms[0]]
     (end,) = [
-        p for p in begins if _spoken_roles(el.atoms for el in elements[p:]) == _spoken_roles(listed)
+        start
+        for start in starts
+        if _spoken_roles(element.atoms for element in elements[start:]) == _spoken_roles(listed_atoms)
     ] or [0]
     assert end, "no message of the path is the first one of the list"
     turns: list[list[WireMessage | None]] = []
-    for p in range(end):
-        if not turns or (is_user(elements[p].atoms) and not is_user(elements[p - 1].atoms)):
+    for i in range(end):
+        if not turns or (is_user(elements[i].atoms) and not is_user(elements[i - 1].atoms)):
             turns.append([])
-        turns[-1].append(path[p])
+        turns[-1].append(path[i])
     if None in turns[-1] and not is_user(listing.atoms[0]):
         turns = []  # the list begins within a turn that is not inserted
-    assert fill == [m for turn in turns if None not in turn for m in turn]
+    assert inserted == [message for turn in turns if None not in turn for message in turn]
 
 
 def _restore_sent(tree: Tree, element: PathElement) -> WireMessage | None:
     """Returns a message of a path as it went upstream, or None if it is off the record or forgotten."""
-    e = element.exchange
-    content = tree.contents.get(e)
-    if content.messages is None or element.message_index in e.redactions:
+    exchange = element.exchange
+    content = tree.contents.get(exchange)
+    if content.messages is None or element.message_index in exchange.redactions:
         return None
     if element.message_index < 0:
         reply = content.shown_reply
         return {**reply, "content": NO_REPLY} if reply is not None and is_empty_reply(reply) else reply
-    return with_text_before(content.messages[element.message_index], e.notes.get(element.message_index, ""))
+    return with_text_before(
+        content.messages[element.message_index], exchange.notes.get(element.message_index, "")
+    )
 
 
 def _spoken_texts(messages: Iterable[WireMessage]) -> list[tuple[str, str]]:
@@ -248,23 +256,27 @@ class Memory:
     """The records of one user."""
 
     hasher: MessageHasher
-    # row -> exchange
+    # The exchanges by their rows.
     records: dict[int, Exchange] = field(default_factory=dict)
-    # the client's id of a conversation -> its row
+    # The rows of the conversations by the client's ids of them.
     keys: dict[str, int] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=lambda: [Block(1, "human", "The user", "", 1000)])
     edits: list[MemoryEdit] = field(default_factory=list)
-    # row -> the exchange as `check_columns` last found it right
+    # The exchanges as `check_columns` last found them right, by their rows.
     verified: dict[int, Verified] = field(default_factory=dict, repr=False)
 
-    def is_named(self, e: Exchange) -> bool:
-        return e.conversation_row in self.keys.values()
+    def is_named(self, exchange: Exchange) -> bool:
+        return exchange.conversation_row in self.keys.values()
 
     def list_candidates(self, key: str | None) -> list[Exchange]:
         """Returns the records of a named conversation, or without a key those of all conversations without one."""
         if key is not None:
-            return [e for e in self.records.values() if e.conversation_row == self.keys.get(key)]
-        return [e for e in self.records.values() if not self.is_named(e)]
+            return [
+                exchange
+                for exchange in self.records.values()
+                if exchange.conversation_row == self.keys.get(key)
+            ]
+        return [exchange for exchange in self.records.values() if not self.is_named(exchange)]
 
     def decide(self, key: str | None, rules: Callable[[Tree], T]) -> tuple[Tree, T]:
         """Calls rules with a tree that has only the contents they ask for. Returns the tree and their result.
@@ -272,7 +284,8 @@ class Memory:
         Raises AssertionError if they need more than `MAX_RULE_CALLS` calls.
         """
         skeletons = [
-            replace(e, input=None, shown_reply=None, full_reply=None) for e in self.list_candidates(key)
+            replace(exchange, input=None, shown_reply=None, full_reply=None)
+            for exchange in self.list_candidates(key)
         ]
         contents: dict[int, StoredContent] = {}
         for _ in range(MAX_RULE_CALLS):
@@ -285,47 +298,58 @@ class Memory:
                 contents |= {i: content_of(self.records[i]) for i in missing.ids}
         raise AssertionError("the rules ask for contents too often")
 
-    def write(self, request: Request, tree: Tree, e: Exchange, new_edits: Sequence[str], now: float) -> None:
+    def write(
+        self, request: Request, tree: Tree, exchange: Exchange, new_edits: Sequence[str], now: float
+    ) -> None:
         if request.key is not None:
-            self.keys.setdefault(request.key, e.conversation_row)
-        is_repeated = e.id in self.records
-        for x in list(tree.changed_ids):
-            self.records[x] = self._with_content(tree.by_id[x])
+            self.keys.setdefault(request.key, exchange.conversation_row)
+        is_repeated = exchange.id in self.records
+        for row in list(tree.changed_ids):
+            self.records[row] = self._with_content(tree.by_id[row])
         if is_repeated:
-            self.edits = [o for o in self.edits if o.exchange_row != e.id or o.state != "pending"]
-        if not (is_repeated and e.merged):
-            self.edits += [memory_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
+            self.edits = [
+                edit for edit in self.edits if edit.exchange_row != exchange.id or edit.state != "pending"
+            ]
+        if not (is_repeated and exchange.merged):
+            self.edits += [memory_insert(exchange.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
         self.settle(request.key, now)
         check_columns(self.records.values(), self.hasher, self.keys.values(), self.verified)
 
-    def _with_content(self, e: Exchange) -> Exchange:
+    def _with_content(self, exchange: Exchange) -> Exchange:
         """Returns a record as the store writes it: content that was not loaded stays."""
-        old = self.records.get(e.id)
+        old = self.records.get(exchange.id)
         if old is None:
-            return e
-        full_reply = (e.full_reply or old.full_reply) if e.has_full_reply else None
+            return exchange
+        full_reply = (exchange.full_reply or old.full_reply) if exchange.has_full_reply else None
         return replace(
-            e, input=e.input or old.input, shown_reply=e.shown_reply or old.shown_reply, full_reply=full_reply
+            exchange,
+            input=exchange.input or old.input,
+            shown_reply=exchange.shown_reply or old.shown_reply,
+            full_reply=full_reply,
         )
 
     def settle(self, key: str | None, now: float) -> None:
         """Applies the edits of confirmed turns to the blocks."""
         tree = Tree(self.list_candidates(key))
-        for x, why in find_mergeable(tree, now, IDLE_S, is_named=key is not None):
-            self.records[x.id] = replace(x, merged=why)
-            due = [o for o in self.edits if o.exchange_row == x.id and o.state == "pending"]
-            for block, value, _ in edits.make_block_merge(self.blocks, due).writes:
-                self.blocks = [replace(b, value=value) if b.id == block else b for b in self.blocks]
-            self.edits = [replace(o, state="merged") if o in due else o for o in self.edits]
+        for exchange, reason in find_mergeable(tree, now, IDLE_S, is_named=key is not None):
+            self.records[exchange.id] = replace(exchange, merged=reason)
+            due_edits = [
+                edit for edit in self.edits if edit.exchange_row == exchange.id and edit.state == "pending"
+            ]
+            for block_row, value, _ in edits.make_block_merge(self.blocks, due_edits).writes:
+                self.blocks = [
+                    replace(block, value=value) if block.id == block_row else block for block in self.blocks
+                ]
+            self.edits = [replace(edit, state="merged") if edit in due_edits else edit for edit in self.edits]
 
-    def list_learned_on(self, path: Iterable[int]) -> list[str]:
-        """Returns the lines of the block as a request that continues this path gets them."""
-        pending = [o for o in self.edits if o.state == "pending"]
+    def list_block_lines(self, path: Iterable[int]) -> list[str]:
+        """Returns the lines of the block as a request that continues a path gets them. path: the exchanges' rows."""
+        pending = [edit for edit in self.edits if edit.state == "pending"]
         return edits.list_blocks_on_path(self.blocks, pending, set(path))[0].value.split()
 
 
-def content_of(e: Exchange) -> StoredContent:
-    return StoredContent(e.input, e.shown_reply, e.full_reply)
+def content_of(exchange: Exchange) -> StoredContent:
+    return StoredContent(exchange.input, exchange.shown_reply, exchange.full_reply)
 
 
 def memory_insert(exchange_row: int, id: str, text: str) -> MemoryEdit:
@@ -336,60 +360,79 @@ def memory_insert(exchange_row: int, id: str, text: str) -> MemoryEdit:
 class Verified:
     """A record whose columns were found right, with its verified parent. Equal ones are not checked again."""
 
-    def __init__(self, record: Exchange, above: Verified | None) -> None:
+    def __init__(self, record: Exchange, parent: Verified | None) -> None:
         self.record = record
-        self.above = above
+        # None: the record has no parent.
+        self.parent = parent
 
 
 def check_columns(
     records: Iterable[Exchange],
     hasher: MessageHasher,
-    named: Iterable[int],
+    named_rows: Iterable[int],
     verified: dict[int, Verified] | None = None,
 ) -> None:
     """Checks every stored column against its value, computed from the whole tree.
 
-    named: the rows of the conversations that the client named.
-    verified: row -> a record of an earlier check. A record is checked again if it or one of its ancestors has changed.
+    named_rows: the rows of the conversations that the client named.
+    verified: the records of earlier checks by their rows. A record is checked again if it or one of its ancestors has
+        changed.
     """
-    tree, names = Tree(records), set(named)
+    tree, named = Tree(records), set(named_rows)
     verified = {} if verified is None else verified
     continued: dict[int, bool] = {}
 
-    for e in sorted(tree, key=lambda e: -e.depth):
-        later = [k for k in tree.list_children(e) if k.ended is not None]
-        continued[e.id] = any(not tree.is_mid_turn(k) or continued[k.id] for k in later)
-
-    for e in sorted(tree, key=lambda e: e.depth):
-        is_told = any(k.ends_with_user and k.ended is not None for k in tree.list_children(e))
-        assert e.continued == continued[e.id] or (is_told and not e.continued), f"continued of {e.id}"
-        assert e.active == tree.is_active(e, is_named=e.conversation_row in names), f"active of {e.id}"
-        parent = tree.find_parent(e)
-        before, above = verified.get(e.id), None if parent is None else verified[parent.id]
-        if before is None or before.record is not e or before.above is not above:
-            _check_path(e, tree, hasher)
-            verified[e.id] = Verified(e, above)
-
-
-def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
-    """Checks the columns that follow from a record and those above it."""
-    parent, elements = tree.find_parent(e), tree.list_path_elements(tree.find_parent(e))
-    assert parent is None or parent.conversation_row == e.conversation_row
-    assert e.depth == (parent.depth + 1 if parent else 0)
-    assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
-    assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
-    above = [x.id for x in tree.list_path(parent) if x.has_additions]
-    assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
-    if e.reply is not None:
-        assert e.path_hash == hasher.hash_path(a for el in tree.list_path_elements(e) for a in el.atoms), (
-            f"path of {e.id}"
+    for exchange in sorted(tree, key=lambda exchange: -exchange.depth):
+        ended_children = [child for child in tree.list_children(exchange) if child.ended is not None]
+        continued[exchange.id] = any(
+            not tree.is_mid_turn(child) or continued[child.id] for child in ended_children
         )
-        assert e.reply_key == hasher.make_reply_key(e.reply), f"reply key of {e.id}"
+
+    for exchange in sorted(tree, key=lambda exchange: exchange.depth):
+        has_user_child = any(
+            child.ends_with_user and child.ended is not None for child in tree.list_children(exchange)
+        )
+        assert exchange.continued == continued[exchange.id] or (has_user_child and not exchange.continued), (
+            f"continued of {exchange.id}"
+        )
+        assert exchange.active == tree.is_active(exchange, is_named=exchange.conversation_row in named), (
+            f"active of {exchange.id}"
+        )
+        parent = tree.find_parent(exchange)
+        verified_parent = None if parent is None else verified[parent.id]
+        earlier = verified.get(exchange.id)
+        if earlier is None or earlier.record is not exchange or earlier.parent is not verified_parent:
+            _check_path(exchange, tree, hasher)
+            verified[exchange.id] = Verified(exchange, verified_parent)
 
 
-def without_numbers(e: Exchange) -> dict[str, object]:
+def _check_path(exchange: Exchange, tree: Tree, hasher: MessageHasher) -> None:
+    """Checks the columns that follow from a record and its ancestors."""
+    parent = tree.find_parent(exchange)
+    elements = tree.list_path_elements(parent)
+    assert parent is None or parent.conversation_row == exchange.conversation_row
+    assert exchange.depth == (parent.depth + 1 if parent else 0)
+    assert exchange.offset == sum(len(element.atoms) for element in elements), f"offset of {exchange.id}"
+    assert exchange.length == len(exchange.inputs) + 1 + (parent.length if parent else 0), (
+        f"length of {exchange.id}"
+    )
+    rows_with_additions = [ancestor.id for ancestor in tree.list_path(parent) if ancestor.has_additions]
+    assert exchange.prior == (rows_with_additions[-1] if rows_with_additions else None), (
+        f"prior of {exchange.id}"
+    )
+    if exchange.reply is not None:
+        path_atoms = (atom for element in tree.list_path_elements(exchange) for atom in element.atoms)
+        assert exchange.path_hash == hasher.hash_path(path_atoms), f"path of {exchange.id}"
+        assert exchange.reply_key == hasher.make_reply_key(exchange.reply), f"reply key of {exchange.id}"
+
+
+def without_numbers(exchange: Exchange) -> dict[str, object]:
     """Returns the fields of a record but its number and the start of its gapless run, which the store sets."""
-    return {name: getattr(e, name) for name in e.__struct_fields__ if name not in ("seq", "gapless_from")}
+    return {
+        name: getattr(exchange, name)
+        for name in exchange.__struct_fields__
+        if name not in ("seq", "gapless_from")
+    }
 
 
 # -- the world
@@ -448,15 +491,15 @@ class World:
             return request
         memory = self.memory(user_id, key)
         listing = HashedList(memory.hasher, request.messages)
-        known = memory.keys.get(key) if key is not None else None
+        conversation_row = memory.keys.get(key) if key is not None else None
         kind = ConversationKind.APPENDED if append else ConversationKind.CLIENT
-        query = Query(listing, key is not None, mode, self.now, IDLE_S, kind, retry, known)
+        query = Query(listing, key is not None, mode, self.now, IDLE_S, kind, retry, conversation_row)
         tree, plan = memory.decide(key, lambda tree: plan_turn(tree, query))
         request.plan = plan
-        fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
-        request.notes = {} if plan.is_off_record else fresh
-        tree.contents.add({e.id: content_of(e) for e in memory.records.values()})
-        request.composition = compose(tree, plan, set(tools), fresh)
+        notes = {} if mode is MemoryUse.OFF else self._make_notes(tree, plan)
+        request.notes = {} if plan.is_off_record else notes
+        tree.contents.add({exchange.id: content_of(exchange) for exchange in memory.records.values()})
+        request.composition = compose(tree, plan, set(tools), notes)
         request.assemble()
         check_fill(request, tree, listing)
         assert request.is_untouched or not self.adds_nothing, request.lines
@@ -466,13 +509,13 @@ class World:
             self._write(request, draft, (), settle.write_draft)
         return request
 
-    def _notes(self, tree: Tree, plan: Plan) -> dict[int, str]:
+    def _make_notes(self, tree: Tree, plan: Plan) -> dict[int, str]:
         """Returns the notes before the new messages: the stored ones, and a new one for a question at the end."""
-        new = plan.messages
-        questions = [i for i, m in enumerate(new) if m["role"] == "user"]
+        messages = plan.messages
+        questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
         notes = {i: note for i in questions if (note := find_known_note(tree, plan, i)) is not None}
-        if questions and questions[-1] == len(new) - 1 and questions[-1] not in notes:
-            notes[questions[-1]] = self.recall(read_text(new[-1]))
+        if questions and questions[-1] == len(messages) - 1 and questions[-1] not in notes:
+            notes[questions[-1]] = self.recall(read_text(messages[-1]))
         return notes
 
     def finish(
@@ -501,7 +544,7 @@ class World:
         request: Request,
         full_reply: list[WireMessage],
         new_edits: Sequence[str],
-        write_end: Callable[[Tree, Plan, RequestEnd], Exchange],
+        rule: settle.SettleRule,
     ) -> Request:
         plan = request.plan
         if plan is None:
@@ -510,7 +553,7 @@ class World:
         if request.key is not None and plan.match.match_point is None:
             plan = request.plan = replace(plan, conversation_row=memory.keys.get(request.key))
         gateway_ids = gateway_call_ids(full_reply)
-        ended = RequestEnd(
+        request_end = RequestEnd(
             id=request.exchange_row if plan.follows_head else len(memory.records) + 1,
             full_reply=full_reply,
             shown_reply=make_shown_reply(full_reply, gateway_ids),
@@ -519,21 +562,21 @@ class World:
             gateway_call_ids=gateway_ids,
             has_edits=bool(new_edits),
         )
-        self._write(request, ended, new_edits, write_end)
+        self._write(request, request_end, new_edits, rule)
         return request
 
     def _write(
         self,
         request: Request,
-        ended: RequestEnd,
+        request_end: RequestEnd,
         new_edits: Sequence[str],
-        write_end: Callable[[Tree, Plan, RequestEnd], Exchange],
+        rule: settle.SettleRule,
     ) -> None:
         plan, memory = request.plan, self.memory(request.user_id, request.key)
         assert plan is not None
-        tree, e = memory.decide(request.key, lambda tree: write_end(tree, plan, ended))
-        request.exchange_row = e.id
-        memory.write(request, tree, e, new_edits, self.now)
+        tree, exchange = memory.decide(request.key, lambda tree: rule(tree, plan, request_end))
+        request.exchange_row = exchange.id
+        memory.write(request, tree, exchange, new_edits, self.now)
 
     def say(
         self,
@@ -564,18 +607,19 @@ class World:
 
     def forget(self, exchange_row: int, user_id: str | None = "alice") -> None:
         memory = self.memory(user_id)
-        e = memory.records[exchange_row]
-        gone: dict[str, Any] = {
-            "input": None,
-            "shown_reply": None,
-            "full_reply": None,
-            "has_full_reply": False,
-            "notes": {},
-        }
-        memory.records[exchange_row] = replace(e, state=ExchangeState.FORGOTTEN, edits=False, **gone)
+        memory.records[exchange_row] = replace(
+            memory.records[exchange_row],
+            state=ExchangeState.FORGOTTEN,
+            input=None,
+            shown_reply=None,
+            full_reply=None,
+            has_full_reply=False,
+            notes={},
+            edits=False,
+        )
         tree = Tree(memory.records.values())
-        for x in tree:
-            memory.records[x.id] = tree.change(x.id, prior=tree.find_prior(x))
+        for exchange in tree:
+            memory.records[exchange.id] = tree.change(exchange.id, prior=tree.find_prior(exchange))
 
     # -- the stored memory
 
@@ -587,19 +631,22 @@ class World:
         """
         tree = Tree(self.memory(user_id, key).records.values())
 
-        def draw(e: Exchange, indent: str) -> list[str]:
-            line = f"{indent}{_state(tree, e)}: {_content(tree, e)}"
-            return [line] + [below for kid in tree.list_children(e) for below in draw(kid, indent + "  ")]
+        def draw(exchange: Exchange, indent: str) -> list[str]:
+            line = f"{indent}{_state(tree, exchange)}: {_content(tree, exchange)}"
+            subtrees = [draw(child, indent + "  ") for child in tree.list_children(exchange)]
+            return [line, *chain.from_iterable(subtrees)]
 
-        rows = dict.fromkeys(e.conversation_row for e in tree)
-        trees = [[line for e in tree.list_roots(row) for line in draw(e, "")] for row in rows]
+        rows = dict.fromkeys(exchange.conversation_row for exchange in tree)
+        trees = [[line for exchange in tree.list_roots(row) for line in draw(exchange, "")] for row in rows]
         return "\n--\n".join("\n".join(lines) for lines in trees)
 
     def active(self, user_id: str | None = "alice", key: str | None = None) -> list[str]:
         """Returns the texts of active exchanges, which other conversations may recall."""
         memory = self.memory(user_id, key)
         tree = Tree(memory.records.values())
-        return [text for e in tree if e.active for text in self._shown(tree, e)]
+        return [
+            text for exchange in tree if exchange.active for text in self._list_visible_texts(tree, exchange)
+        ]
 
     def confirmed(self, user_id: str | None = "alice", key: str | None = None) -> list[str]:
         """Returns the texts of confirmed exchanges, from which learning may take facts."""
@@ -607,22 +654,23 @@ class World:
         tree = Tree(memory.records.values())
         return [
             text
-            for e in tree
-            if e.active and (tree.is_continued(e) or self.now - (e.ended or self.now) > IDLE_S)
-            for text in self._shown(tree, e)
+            for exchange in tree
+            if exchange.active
+            and (tree.is_continued(exchange) or self.now - (exchange.ended or self.now) > IDLE_S)
+            for text in self._list_visible_texts(tree, exchange)
         ]
 
-    def _shown(self, tree: Tree, e: Exchange) -> list[str]:
-        prefix = e.inputs[: e.prefix_length]
+    def _list_visible_texts(self, tree: Tree, exchange: Exchange) -> list[str]:
+        prefix = exchange.inputs[: exchange.prefix_length]
         is_shared = any(
-            x.conversation_row != e.conversation_row
-            and x.parent is None
-            and x.prefix_length
-            and x.inputs[: e.prefix_length] == prefix
-            for x in tree
+            other.conversation_row != exchange.conversation_row
+            and other.parent is None
+            and other.prefix_length
+            and other.inputs[: exchange.prefix_length] == prefix
+            for other in tree
         )
-        spoken = list_visible_messages(e, prefix_is_shared=is_shared)
-        return [text for _, m in spoken if (text := read_text(m))]
+        visible = list_visible_messages(exchange, prefix_is_shared=is_shared)
+        return [text for _, message in visible if (text := read_text(message))]
 
     def list_learned(self, user_id: str | None = "alice") -> list[str]:
         """Returns the lines of the block, with the edits of confirmed turns."""
@@ -634,20 +682,20 @@ def outline(text: str) -> str:
     return dedent(text).strip()
 
 
-def _state(tree: Tree, e: Exchange) -> str:
-    if is_tombstone(e):
-        return "off" if e.state is ExchangeState.OFF else "forgotten"
-    if e.active:
-        return "continued" if tree.is_continued(e) else "active"
-    if e.ended is None:
-        return "open" if e.state is ExchangeState.OPEN else "cancelled"
-    return "superseded" if e.superseded else "detached"
+def _state(tree: Tree, exchange: Exchange) -> str:
+    if is_tombstone(exchange):
+        return "off" if exchange.state is ExchangeState.OFF else "forgotten"
+    if exchange.active:
+        return "continued" if tree.is_continued(exchange) else "active"
+    if exchange.ended is None:
+        return "open" if exchange.state is ExchangeState.OPEN else "cancelled"
+    return "superseded" if exchange.superseded else "detached"
 
 
-def _content(tree: Tree, e: Exchange) -> str:
-    content = tree.contents.get(e)
+def _content(tree: Tree, exchange: Exchange) -> str:
+    content = tree.contents.get(exchange)
     messages = " / ".join(map(_brief, content.messages)) if content.messages else "..."
-    if e.ended is None:
+    if exchange.ended is None:
         return messages
     return f"{messages} > {_brief(content.shown_reply) if content.shown_reply else '...'}"
 
@@ -667,7 +715,7 @@ def gateway_call_ids(messages: Iterable[WireMessage]) -> frozenset[str]:
 
 
 def _brief(message: WireMessage) -> str:
-    calls = [f"{call_name(c)}()" for c in message.get("tool_calls") or []]
+    calls = [f"{call_name(call)}()" for call in message.get("tool_calls") or []]
     sign = "=" if message["role"] == "tool" else ""
     return " ".join([*([sign + read_text(message)] if read_text(message) else []), *calls])
 

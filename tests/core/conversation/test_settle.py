@@ -212,8 +212,8 @@ def test_edits_of_a_replaced_turn_leave_no_trace(world: World, key: str | None) 
     world.say(asked, kept("b", "m2"), key, edits=["NEW"])
     assert world.list_learned() == []
     request = world.begin([*asked, assistant("b"), user("on")], key)
-    assert world.memory().list_learned_on([1, 3]) == ["NEW"]  # on its own path at once
-    assert world.memory().list_learned_on([1]) == []
+    assert world.memory().list_block_lines([1, 3]) == ["NEW"]  # on its own path at once
+    assert world.memory().list_block_lines([1]) == []
     world.finish(request, "c")
     assert world.list_learned() == ["NEW"]
     world.wait(999)
