@@ -3,8 +3,9 @@
 An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the stream back
 byte for byte; further blank lines begin the next event. The same bytes cut anywhere give the same events. Where the
 stream ends without a blank line, the rest is an event if its data is `[DONE]` or whole JSON.
-Fields are as in html.spec.whatwg.org, section 9.2.6. Two choices of this module:
+Fields are as in html.spec.whatwg.org, section 9.2.6. Three choices of this module:
 
+- A field `error`, which an older llama.cpp writes, is the data of an event with this name.
 - A blank line of "\\r" at the end of the bytes so far waits for one more byte, which may be its "\\n". Streams with
   plain "\\n", which every provider seen sends, are never held back.
 - After a line that ended in a lone "\\r" the blank line is a lone "\\r" too: such streams do not wait either.
@@ -183,4 +184,7 @@ def _parse_event(raw: bytes, text: bytes) -> Event:
             data_lines.append(value)
         elif field == b"event":
             name = value.decode("utf-8", "replace")
+        elif field == b"error":
+            data_lines.append(value)
+            name = "error"
     return Event(raw, b"\n".join(data_lines) if data_lines else None, name)

@@ -64,6 +64,13 @@ def test_a_stream_fed_whole_or_byte_by_byte_gives_these_events(
     assert byte_by_byte(stream) == whole
 
 
+def test_a_field_named_error_is_the_data_of_an_error() -> None:
+    """An older llama.cpp writes so, and then `[DONE]`."""
+    stream = b'error: {"code":400,"message":"No."}\n\ndata: [DONE]\n\n'
+    error, done = EventDecoder().feed(stream)
+    assert (error.name, error.data, done.data) == ("error", b'{"code":400,"message":"No."}', b"[DONE]")
+
+
 def test_the_name_is_read_and_other_fields_stay_in_the_bytes() -> None:
     stream = b"event: message_start\nid: 7\nretry: 10\ndata: {}\n\n"
     [event] = decode(stream)

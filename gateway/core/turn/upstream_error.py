@@ -232,11 +232,11 @@ def find_stream_exception(events: bytes) -> UpstreamReplyBroken | None:
         key, _, value = line.partition(b":")
         if key == b"event":
             name = value.strip().decode("utf-8", "replace")
-        elif key == b"data":
+        elif key in (b"data", b"error"):  # `error`: an older llama.cpp
             error = (
                 _find_provider_fault(value)
                 if name == RESPONSE_FAILED
-                else _find_openai_error_of_event(value, name)
+                else _find_openai_error_of_event(value, "error" if key == b"error" else name)
             )
             if error is not None:
                 return make_stream_exception(error)

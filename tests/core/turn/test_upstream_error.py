@@ -65,6 +65,7 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
         (b'event: error\ndata: {"message":"x"}\n\n', UpstreamReplyBroken),
         (b'event: error\ndata: {"code":"context_length_exceeded","message":"x"}\n\n', UpstreamRefused),
         (b'data: {"error":{"code":429,"message":"x"}}\n\n', UpstreamRefused),
+        (b'error: {"code":400,"message":"x"}\n\n', UpstreamRefused),  # an older llama.cpp
         (b'data: {"error":{"message":"x \\ud83d"}}\n\n', UpstreamReplyBroken),
         (b'data: {"choices":[],"error":null}\n\n', NoneType),
         (b'data: {"choices":[{"delta":{"content":"an {\\"error\\":1}"}}]}\n\n', NoneType),
