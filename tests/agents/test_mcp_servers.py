@@ -19,6 +19,7 @@ from gateway.core.definition import AgentDefinition, McpServerDefinition, ToolDe
 from gateway.errors import BadRequest
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import Settings, ToolSettings
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, WriteConflict
 from storage.listing import Page
 from storage.sql.store import Store
@@ -120,11 +121,11 @@ async def test_two_gateways_that_refresh_at_once_make_and_delete_each_tool_once(
         assert [each.name for each in await servers.list_tools(PROJECT, made.uid)] == names
 
 
-async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: Listing) -> None:
+async def test_a_server_that_cannot_be_asked(store: Store, servers: McpRegistry, listing: Listing) -> None:
     listing.tools = None
     with pytest.raises(BadRequest, match="cannot be asked: it could not be reached"):
         await servers.create(PROJECT, "calc", SERVER)
-    assert await servers.list_page(PROJECT, Page(0, 10**9, 10)) == []
+    assert await store.definitions.list_page(PROJECT, DefinitionKind.MCP, Page()) == []
 
 
 async def test_another_project_has_none_of_it(servers: McpRegistry, listing: Listing) -> None:

@@ -38,6 +38,14 @@ def tool_draft(
     return DefinitionDraft(project, TOOL, uid, body or {}, name)
 
 
+async def test_all_definitions_between_two_are_read_in_order_whatever_their_number(store: Store) -> None:
+    drafts = [tool_draft(f"t{n}", f"tool {n}") for n in range(405)]
+    made = [await store.definitions.add(draft, at=1.0) for draft in drafts]
+    page = Page(after=made[0].id, before=made[-1].id, limit=1, newest_first=False)
+    definitions = [definition async for definition in store.definitions.iterate(PROJECT, TOOL, page)]
+    assert definitions == made[1:-1]
+
+
 async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
     store: Store, holds: Holds
 ) -> None:

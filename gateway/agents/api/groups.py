@@ -63,12 +63,10 @@ class SleeptimeConfig(Body):
     sleeptime_agent_frequency: Maybe[Count] = UNSET  # in turns; null: after each turn
 
 
-class VoiceSleeptimeConfig(Body):
+class VoiceSleeptimeConfig(SleeptimeConfig):
     """How often the agents of a group read a voice agent, and the bounds of its window in messages."""
 
-    manager_type: Literal["voice_sleeptime"]
-    manager_agent_id: NoEffect[str] = UNSET
-    sleeptime_agent_frequency: Maybe[Count] = UNSET  # in turns; null: after each turn
+    manager_type: Literal["voice_sleeptime"]  # type: ignore[assignment]
     max_message_buffer_length: Maybe[Count] = UNSET
     min_message_buffer_length: Maybe[Count] = UNSET
 

@@ -23,13 +23,10 @@ from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import UnknownId
 from gateway.validation import Fault
-from storage.definition_records import Definition
+from storage.definition_records import Definition, DefinitionKind
 from storage.listing import Page
 
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
-# The most servers that a list returns, the oldest first; the list has no pages. Not measured: far more than a project
-# needs.
-_MAX_SERVERS = 1000
 
 
 class CreateMcpServer(Body):
@@ -111,8 +108,9 @@ class McpServerRoutes:
 
     async def list_servers(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
-        page: Page[int] = Page(limit=_MAX_SERVERS, newest_first=False)
-        return [_render_server(server) for server in await self._servers.list_page(request.project, page)]
+        oldest_first: Page[int] = Page(newest_first=False)
+        servers = self._api.store.definitions.iterate(request.project, DefinitionKind.MCP, oldest_first)
+        return [_render_server(server) async for server in servers]
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:
         """Name an MCP server, and make its tools."""

@@ -49,10 +49,6 @@ class McpRegistry(Struct, frozen=True):
         """Returns a server by its public id."""
         return await self.store.definitions.get(project, DefinitionKind.MCP, uid)
 
-    async def list_page(self, project: str, page: Page[int]) -> Sequence[Definition]:
-        """Returns a page of a project's servers."""
-        return await self.store.definitions.list_page(project, DefinitionKind.MCP, page)
-
     async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
         """Makes a server, and its tools.
 
