@@ -346,9 +346,13 @@ class AgentRuns:
         if send.accepted is not None:
             run, keeper = send.accepted.run, self.keeper
             await keeper.store.runs.end_run(
-                run.agent_row, run.id, RunState.COMPLETED, stop=StopReason.REQUIRES_APPROVAL, at=keeper.now(),
+                run.agent_row,
+                run.id,
+                RunState.COMPLETED,
+                stop=StopReason.REQUIRES_APPROVAL,
+                at=keeper.now(),
                 job=send.accepted.job,
-            )  # fmt: skip
+            )
         # The usage of the reply that made the calls was reported with that reply.
         return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
 

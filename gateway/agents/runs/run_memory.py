@@ -378,9 +378,12 @@ class RunMemory:
         edits = self._edits
         write = make_step_open(self.context, prompt, self._make_started_run(), self.context.request.now)
         write = replace(
-            write, edits=edits.merge(self.context.path[-1].id), versions=edits.versions_read,
-            reading=self.links.reading, replaces=self.links.replaced_run_row,
-        )  # fmt: skip
+            write,
+            edits=edits.merge(self.context.path[-1].id),
+            versions=edits.versions_read,
+            reading=self.links.reading,
+            replaces=self.links.replaced_run_row,
+        )
         if end is None:
             return write
         return replace(write, exchange=self._make_exchange(write.exchange, prompt, StepResult()), end=end)
