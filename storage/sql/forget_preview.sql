@@ -32,8 +32,8 @@ SELECT DISTINCT up.named FROM up WHERE EXISTS (
     SELECT 1 FROM exchanges x
     WHERE x.conversation = up.conversation AND x.depth = up.depth AND x.id <> up.id AND +x.agent = ?1
     AND (x.parent = up.parent OR (x.parent IS NULL AND up.parent IS NULL)) AND x.state NOT IN ('forgotten', 'off'))
-UNION SELECT n.id FROM exchanges n JOIN exchanges x ON x.agent = ?1 AND x.input_key = n.input_key
-WHERE n.id {in:3:BIGINT:64} AND +n.agent = ?1 AND x.conversation = n.conversation AND x.depth < n.depth
+UNION SELECT n.id FROM exchanges n CROSS JOIN exchanges x ON x.agent = ?1 AND x.input_key = n.input_key
+WHERE n.id {in:3:BIGINT:64} AND +n.agent = ?1 AND +x.conversation = n.conversation AND +x.depth < n.depth
 AND x.superseded = 1 AND x.reply IS NULL AND x.active = 0 AND x.state NOT IN ('forgotten', 'off')
 
 -- piece: fact_goes

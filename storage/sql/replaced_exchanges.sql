@@ -11,7 +11,7 @@ AND active = ?6 AND state NOT IN ('forgotten', 'off')
 -- Finds the earlier exchanges of a conversation that the upstream refused and that end with the message of an exchange.
 -- ?3: the exchange. ?4: its depth.
 SELECT e.id FROM exchanges x JOIN exchanges e ON e.agent = ?1 AND e.input_key = x.input_key
-WHERE x.id = ?3 AND +x.agent = ?1 AND e.conversation = ?2 AND e.depth < ?4
+WHERE x.id = ?3 AND +x.agent = ?1 AND +e.conversation = ?2 AND +e.depth < ?4
 AND e.superseded = 1 AND e.reply IS NULL AND e.active = 0 AND e.state NOT IN ('forgotten', 'off')
 
 -- name: branch_touched
