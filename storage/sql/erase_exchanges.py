@@ -152,31 +152,44 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
     if exchange is None or exchange.state in (ExchangeState.FORGOTTEN, ExchangeState.OFF):
         return
     index = seq - exchange.seq if seq < exchange.reply_seq else REPLY
-    redactions = exchange.redactions | {index}
-    # Results of tools do not count: with nothing but these left, the exchange has no message any more.
-    remaining = [
-        i
-        for i, atoms in enumerate(exchange.inputs)
-        if i not in redactions and atoms and atoms[0][:1] != RESULT_ATOM
-    ]
-    if exchange.shown_reply is not None and REPLY not in redactions:
-        remaining.append(REPLY)
-    if not remaining:
+    if not _has_message_besides(exchange, index):
         await forget_indexed(connection, agent_row, await _erase_exchange(connection, agent_row, exchange))
         return
     await forget_indexed(connection, agent_row, await _erase_traces(connection, agent_row, exchange, [index]))
+    await exchanges.update_exchange(connection, agent_row, _make_redacted(exchange, index), is_whole=True)
+
+
+def _has_message_besides(exchange: Exchange, index: int) -> bool:
+    """Returns whether an exchange still has a message besides one. Results of tools do not count.
+
+    index: the index of the message among the inputs, or REPLY.
+    """
+    redactions = exchange.redactions | {index}
+    return (exchange.shown_reply is not None and REPLY not in redactions) or any(
+        input_index not in redactions and atoms and atoms[0][:1] != RESULT_ATOM
+        for input_index, atoms in enumerate(exchange.inputs)
+    )
+
+
+def _make_redacted(exchange: Exchange, index: int) -> Exchange:
+    """Returns an exchange without the content of one message. index: as in `_has_message_besides`."""
     messages = orjson.loads(exchange.input or b"[]")
     if index != REPLY and index < len(messages):
         messages[index] = {"role": messages[index].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
     full_reply = exchange.full_reply if index != REPLY and is_step(exchange) else None
-    reduced = replace(
-        exchange, redactions=redactions, edits=False, has_full_reply=full_reply is not None, section=None,
-        opaque=False if index == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
-        input=orjson.dumps(messages), shown_reply=None if index == REPLY else exchange.shown_reply,
+    return replace(
+        exchange,
+        redactions=exchange.redactions | {index},
+        edits=False,
+        section=None,
+        opaque=False if index == REPLY else exchange.opaque,
+        notes=dict.fromkeys(exchange.notes, ""),
+        input=orjson.dumps(messages),
+        shown_reply=None if index == REPLY else exchange.shown_reply,
         full_reply=full_reply,
-    )  # fmt: skip
-    await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
+        has_full_reply=full_reply is not None,
+    )
 
 
 async def _erase_replaced(

@@ -127,14 +127,7 @@ class MoveTarget(StoreGroup):
         """
         stored_row = await connection.fetch_value(SQL["block_named"], (block.uid,))
         if stored_row is not None:
-            values_here = {
-                version.number: None if version.origin == FORGOTTEN_ORIGIN else version.value
-                for version in await load_versions(connection, stored_row)
-            }
-            return all(
-                version.version in values_here and values_here[version.version] in (None, version.value)
-                for version in block.versions
-            )
+            return await _has_versions(connection, stored_row, block.versions)
         label_key = (block.project, block.profile, block.label)
         shared_block = await connection.fetch_row(SQL["block_shared"], label_key) if block.profile else None
         if shared_block is None:
@@ -169,6 +162,21 @@ class MoveTarget(StoreGroup):
             reader_row = await connection.fetch_value(SQL["memory_at"], reader.scope)
             if reader_row is not None:
                 await begin_reading(connection, agent.id, reader_row, reader.seq, reader.at)
+
+
+async def _has_versions(
+    connection: Connection, block_row: int, moved_versions: Sequence[MovedVersion]
+) -> bool:
+    """Returns whether a block here has the versions of its source, each with the same value or forgotten here."""
+    values_here = {
+        version.number: None if version.origin == FORGOTTEN_ORIGIN else version.value
+        for version in await load_versions(connection, block_row)
+    }
+    return all(
+        moved_version.version in values_here
+        and values_here[moved_version.version] in (None, moved_version.value)
+        for moved_version in moved_versions
+    )
 
 
 async def _add_version(connection: Connection, block_row: int, moved_version: MovedVersion) -> None:
