@@ -17,7 +17,7 @@ from storage.database import Connection, Row
 from storage.definition_records import DefinitionKind
 from storage.errors import BlockTooLong, NotFound, WriteConflict
 from storage.listing import BlockChange, BlockDraft, BlockEntry, BlockFilter, DefinitionDraft, Page
-from storage.records import Agent
+from storage.records import Agent, Block
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
 from storage.sql.block_history import collect_source_rows
@@ -247,20 +247,12 @@ class NamedBlocks(StoreGroup):
         """
         entry = await _lock_block(connection, project, uid)
         block = entry.block
-        changed_block = change.apply(block)
         if version is not None and version != block.version:
             raise WriteConflict(
                 f"block {block.label!r} is at version {block.version}, not {version}: it was changed since"
             )
-        # Without a new limit the value is checked where it is written.
-        if change.limit is not None and len(changed_block.value) > change.limit:
-            raise BlockTooLong(
-                f"block {changed_block.label!r} has {len(changed_block.value)} characters, "
-                f"more than a limit of {change.limit}"
-            )
-        if changed_block.label != block.label:
-            for agent_row in await load_agents_seeing(connection, block.id):
-                await _check_label(connection, agent_row, block.id, changed_block.label)
+        await _check_change(connection, block, change)
+        changed_block = change.apply(block)
         if replace(changed_block, value=block.value) != block:
             values = (
                 changed_block.label,
@@ -311,6 +303,20 @@ class NamedBlocks(StoreGroup):
                 f"block {entry.block.label!r} is declared in the settings, for all users of a profile"
             )
         await _delete_block(connection, project, entry)
+
+
+async def _check_change(connection: Connection, block: Block, change: BlockChange) -> None:
+    """Checks that a block may get its new label and limit. Raises: WriteConflict, BlockTooLong."""
+    changed_block = change.apply(block)
+    # Without a new limit the value is checked where it is written.
+    if change.limit is not None and len(changed_block.value) > change.limit:
+        raise BlockTooLong(
+            f"block {changed_block.label!r} has {len(changed_block.value)} characters, "
+            f"more than a limit of {change.limit}"
+        )
+    if changed_block.label != block.label:
+        for agent_row in await load_agents_seeing(connection, block.id):
+            await _check_label(connection, agent_row, block.id, changed_block.label)
 
 
 async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEntry:
