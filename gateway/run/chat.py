@@ -64,7 +64,7 @@ from gateway.settings import Settings
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
-# Nearly all turns share a few terms.
+# Returns the terms with these fields. They are cached, since nearly all turns share a few terms.
 _make_terms = lru_cache(maxsize=256)(TurnTerms)
 
 
@@ -317,7 +317,6 @@ class Chat:
 
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> None:
         """Answers a request in a client conversation. Sets the call's `memory_state`."""
-        request = call.request
         attempts = await self._begin_attempts(call)
         # When the block ends, even with an error, the next request of the conversation may begin.
         with QueueTicket() as ticket:
@@ -329,8 +328,8 @@ class Chat:
             if continued is not None and memory is not None and call.identity.mode in STORING_MODES:
                 await self.conversations.remove_answered(continued, memory.context.agent)
                 call.when_refused = partial(self._put_back, continued, memory.context.agent.scope)
-            if request.native_body is not None and (thread := request.native_body.thread) is not None:
-                self._check_thread(thread, call, prompt)
+            if call.request.thread is not None:
+                self._check_thread(call.request.thread, call, prompt)
             if memory is None and self._needs_no_turn(call, attempts):
                 reply = relay(
                     attempts,
@@ -394,26 +393,14 @@ class Chat:
         self, call: ChatCall, attempts: Attempts, memory: TreeMemory | None, prompt: Prompt | None
     ) -> None:
         """Answers a request by the turn machine. memory, prompt: as `ChatMemory.begin` returns them."""
-        request, spec = call.request, call.spec
+        spec = call.spec
         prompt = prompt or await _make_prompt_without_memory(call, attempts)
-        tools = prompt.tools
-        terms = _make_terms(
-            wants_usage=request.wants_usage,
-            adds_usage=prompt.adds_usage
-            or (request.stream and not request.wants_usage and attempts.may_ask_usage),
-            gateway_tools=frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
-            budget_tokens=request.max_tokens,
-            holds_end=memory is not None,
-            choice_count=request.n,
-            filler=spec.fixed_filler,
-            notes_replies=call.record is not None,
-            is_appended=call.kind is ConversationKind.APPENDED and not request.makes_response,
-        )
+        terms = _make_turn_terms(call, attempts, prompt, has_memory=memory is not None)
         guide = None
         if not spec.is_profile:
-            terms, guide = self._agents.make_terms(spec, request, prompt, terms)
+            terms, guide = self._agents.make_terms(spec, call.request, prompt, terms)
         elif spec.filler == "model":
-            terms = replace(terms, asides=make_filler_asides(tools))
+            terms = replace(terms, asides=make_filler_asides(prompt.tools))
         source: ModelSource = attempts
         if call.record is not None and call.record.replies:
             source = ReplayedReplies(attempts, [*call.record.replies])
@@ -427,6 +414,24 @@ class Chat:
             terms=terms,
         )
         await turn.run()
+
+
+def _make_turn_terms(call: ChatCall, attempts: Attempts, prompt: Prompt, *, has_memory: bool) -> TurnTerms:
+    """Returns the terms of a turn, without the rules and the asides of its agent."""
+    request = call.request
+    tools = prompt.tools
+    return _make_terms(
+        wants_usage=request.wants_usage,
+        adds_usage=prompt.adds_usage
+        or (request.stream and not request.wants_usage and attempts.may_ask_usage),
+        gateway_tools=frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
+        budget_tokens=request.max_tokens,
+        holds_end=has_memory,
+        choice_count=request.n,
+        filler=call.spec.fixed_filler,
+        notes_replies=call.record is not None,
+        is_appended=call.kind is ConversationKind.APPENDED and not request.makes_response,
+    )
 
 
 async def _make_prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:

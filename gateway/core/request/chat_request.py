@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.identity import Identity
-from gateway.core.request.native_body import NativeBody
+from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.turn_name import TurnName
 from storage.records import Scope
 
@@ -136,6 +136,11 @@ class ChatRequest(Struct):
     def max_tokens(self) -> int | None:
         """The most tokens of the completion; None: no limit."""
         return None if self.token_limit is None else self.token_limit.tokens
+
+    @property
+    def thread(self) -> MessageThread | None:
+        """The message thread of the request; None: no message thread."""
+        return None if self.native_body is None else self.native_body.thread
 
     @property
     def identity_fields(self) -> dict[str, Any]:

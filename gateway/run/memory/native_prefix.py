@@ -47,8 +47,8 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
         return True  # one of the replies may have been made with memory, and another one without
     if match_point is None or composition.unrestored_rounds or composition.moves_rounds:
         return True
-    body = context.request.chat.native_body
-    continues_thread = body is not None and body.thread is not None and body.thread.previous is not None
+    thread = context.request.chat.thread
+    continues_thread = thread is not None and thread.previous is not None
     # The upstream has the prefix of a continued thread since it began. A conversation without a pinned section began
     # without the gateway's tools.
     if not continues_thread and (
