@@ -87,6 +87,11 @@ class ClientView:
     # needs an id for each call, and results name the call by it. "": the client gets the upstream's ids as they are.
     call_id_prefix: str = ""
 
+    @property
+    def has_signed_thoughts(self) -> bool:
+        """True: the thoughts of each round are a block of their own, with a signature that no other text has."""
+        return False
+
     def take(self) -> bytes:
         """Returns the bytes that may leave now, each once.
 

@@ -316,7 +316,7 @@ class RoundReader:
             # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
             self._has_begun = bool(chunk.get("choices"))
             self._view.begin(chunk)
-        if self._follows_thoughts and self._separate_thoughts(chunk):
+        if self._follows_thoughts and not self._view.has_signed_thoughts and self._separate_thoughts(chunk):
             self._follows_thoughts = False
             raw = None
         event = ReplyEvent(raw, name, chunk, calls, turn_usage)

@@ -54,6 +54,10 @@ class MessagesView(ClientView):
         # The id of the reply; "": the upstream gives no id.
         self._id = ""
 
+    @property
+    def has_signed_thoughts(self) -> bool:
+        return isinstance(self._message, NativeMessage)
+
     def take(self) -> bytes:
         return self._buffer.take()
 
