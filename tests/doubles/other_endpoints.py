@@ -21,11 +21,14 @@ CREATED = 1_700_000_000
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply. Several pieces are sent as chunks, one by one."""
+    """A reply."""
 
+    # The body: one piece, or several that are sent as chunks, one by one.
     pieces: Sequence[bytes]
     headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    # The HTTP status.
     status: int = 200
+    # The gates at which the body waits, by the numbers of pieces before them.
     hold_after: Mapping[int, Any] = field(default_factory=dict)
 
 
@@ -33,8 +36,11 @@ class Answer:
 class Part:
     """One part of a form."""
 
+    # The name of the field.
     name: str
+    # The value of the field, or the content of the file.
     value: bytes
+    # None: the part is no file.
     filename: str | None = None
 
 
@@ -85,7 +91,20 @@ class _Request:
 
     def json(self, *required: str) -> Json:
         """Returns the fields of the body. Raises: Refusal: it is no JSON, or lacks a required field."""
-        return _parse_json(self.body, self.content_type, *required)
+        if not self.content_type.startswith("application/json"):
+            raise Refusal("Unsupported content type: send 'application/json'.")
+        try:
+            fields = orjson.loads(self.body)
+        except ValueError as error:
+            raise Refusal("We could not parse the JSON body of your request.") from error
+        for name in required:
+            if name not in fields:
+                raise Refusal(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
+        return dict(fields)
+
+    def form(self) -> list[Part]:
+        """Returns the parts of the body. Raises: Refusal: it is no form, or is not complete."""
+        return parse_form(self.content_type, self.body)
 
 
 class Endpoints:
@@ -95,7 +114,7 @@ class Endpoints:
         # The contents of uploaded files, by their ids.
         self.files: dict[str, bytes] = {}
         self.responses = StoredResponses()
-        # By a number of events: the gate at which a stream of a response waits after them.
+        # The gates at which streams of responses wait, by the numbers of events before them.
         self.hold_events: dict[int, Any] = {}
         # Makes the vector of a text for /embeddings.
         self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
@@ -117,11 +136,11 @@ class Endpoints:
             case "audio" if segments != ["voice_consents"]:
                 return _make_audio(request)
             case "files" | "uploads":
-                return self._file(method, collection, segments, request.content_type, body)
+                return self._answer_files(collection, request)
             case "batches" if segments or method == "POST":
                 return _change_batch(request)
             case "responses":
-                return self._respond(request)
+                return self._answer_responses(request)
             case "conversations":
                 fields = request.json() if method == "POST" and body else {}
                 return _json_or_none(self.responses.answer_conversations(method, segments, query, fields))
@@ -143,7 +162,7 @@ class Endpoints:
                     {"object": "list", "data": data, "model": fields["model"], "usage": usage}
                 )
             case "completions":
-                return _completion(request.json("model", "prompt"))
+                return _make_completion(request.json("model", "prompt"))
             case "moderations":
                 model = request.json("input").get("model", "omni-moderation-latest")
                 return _json_answer({"id": "modr-1", "model": model, "results": [{"flagged": False}]})
@@ -155,7 +174,7 @@ class Endpoints:
                 ]
                 return _json_answer({"id": "rerank-1", "model": fields["model"], "results": scored})
 
-    def _respond(self, request: _Request) -> Answer | None:
+    def _answer_responses(self, request: _Request) -> Answer | None:
         match request.method, request.segments:
             case "POST", []:
                 fields = request.json("model", "input")
@@ -176,33 +195,31 @@ class Endpoints:
     def _stream(self, events: Sequence[bytes]) -> Answer:
         return Answer(events, {"content-type": "text/event-stream"}, hold_after=dict(self.hold_events))
 
-    def _file(
-        self, method: str, collection: str, segments: list[str], content_type: str, body: bytes
-    ) -> Answer | None:
-        match method, segments:
+    def _answer_files(self, collection: str, request: _Request) -> Answer | None:
+        match request.method, request.segments:
             case "POST", [] if collection == "files":
-                parts = parse_form(content_type, body)
+                parts = request.form()
                 content = _get_file(parts, "file")
                 if not any(part.name == "purpose" for part in parts):
                     raise Refusal("'purpose' is a required property", "purpose")
                 name = f"file-{len(self.files) + 1}"
                 self.files[name] = content
-                return _json_answer(_file(name, content))
+                return _json_answer(_render_file(name, content))
             case "POST", []:
-                fields = _parse_json(body, content_type, "bytes", "filename", "mime_type", "purpose")
+                fields = request.json("bytes", "filename", "mime_type", "purpose")
                 return _json_answer({"id": "upload_1", "object": "upload", "status": "pending", **fields})
             case "POST", [name, "parts"]:
-                _get_file(parse_form(content_type, body), "data")
+                _get_file(request.form(), "data")
                 return _json_answer({"id": "part_1", "object": "upload.part", "upload_id": name})
             case "POST", [name, "complete" | "cancel" as action]:
                 return _json_answer({"id": name, "object": "upload", "status": f"{action}d"})
             case "GET", []:
-                data = [_file(name, content) for name, content in self.files.items()]
+                data = [_render_file(name, content) for name, content in self.files.items()]
                 return _json_answer({"object": "list", "data": data, "has_more": False})
             case "GET" | "DELETE", [name, *_] if name not in self.files:
                 raise Refusal(f"No such File object: {name}", "id", status=404)
             case "GET", [name]:
-                return _json_answer(_file(name, self.files[name]))
+                return _json_answer(_render_file(name, self.files[name]))
             case "GET", [name, "content"]:
                 return Answer([self.files[name]], {"content-type": "application/octet-stream"})
             case "DELETE", [name]:
@@ -217,7 +234,7 @@ def _make_image(request: _Request) -> Answer | None:
             request.json("prompt")
             return _json_answer({"created": CREATED, "data": [{"b64_json": "aW1hZ2U="}]})
         case "POST", ["edits"]:
-            _get_file(parse_form(request.content_type, request.body), "image")
+            _get_file(request.form(), "image")
             return _json_answer({"created": CREATED, "data": [{"b64_json": "ZWRpdA=="}]})
     return None
 
@@ -228,7 +245,7 @@ def _make_audio(request: _Request) -> Answer | None:
             request.json("model", "input", "voice")
             return Answer([b"ID3\x00", b"\xff\xfb", b"\x90end"], {"content-type": "audio/mpeg"})
         case "POST", ["transcriptions"]:
-            parts = parse_form(request.content_type, request.body)
+            parts = request.form()
             audio = _get_file(parts, "file")
             form_fields = {part.name: part.value.decode() for part in parts if part.filename is None}
             if "model" not in form_fields:
@@ -257,19 +274,6 @@ def _json_answer(value: Json) -> Answer:
     return Answer([orjson.dumps(value)])
 
 
-def _parse_json(body: bytes, content_type: str, *required: str) -> Json:
-    if not content_type.startswith("application/json"):
-        raise Refusal("Unsupported content type: send 'application/json'.")
-    try:
-        fields = orjson.loads(body)
-    except ValueError as error:
-        raise Refusal("We could not parse the JSON body of your request.") from error
-    for name in required:
-        if name not in fields:
-            raise Refusal(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-    return dict(fields)
-
-
 def _get_file(parts: list[Part], name: str) -> bytes:
     for part in parts:
         if part.name == name and part.filename is not None:
@@ -295,7 +299,7 @@ def _read_input(value: Any) -> list[str]:
     return inputs
 
 
-def _file(name: str, content: bytes) -> Json:
+def _render_file(name: str, content: bytes) -> Json:
     return {
         "id": name,
         "object": "file",
@@ -307,7 +311,7 @@ def _file(name: str, content: bytes) -> Json:
     }
 
 
-def _completion(fields: Json) -> Answer:
+def _make_completion(fields: Json) -> Answer:
     frame = {"id": "cmpl-1", "object": "text_completion", "created": CREATED, "model": fields["model"]}
     choice = {"index": 0, "logprobs": None}
     if not fields.get("stream"):
