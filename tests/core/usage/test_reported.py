@@ -94,6 +94,8 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
         ({"input_tokens": 0, "output_tokens": 0}, None),
         ({"prompt_tokens": 5, "prompt_tokens_details": {"cache_write_tokens": 2}}, TokenCounts(5, 0, 0, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 1, "cached_tokens": 3}, TokenCounts(5, 1, 3)),  # Kimi
+        ({"prompt_tokens": 5, "completion_tokens": 1, "prompt_cache_hit_tokens": 3}, TokenCounts(5, 1, 3)),
         (
             {"prompt_tokens": 5, "prompt_tokens_details": [], "completion_tokens_details": "none"},
             TokenCounts(5),
