@@ -339,6 +339,13 @@ def test_a_summary_of_thoughts_is_shown_as_thoughts(world: LettaWorld) -> None:
     assert thoughts == ["She asks.\n\nI look it up.", "Tell."]
 
 
+def test_an_image_that_the_file_only_names_is_shown_to_be_missing(world: LettaWorld) -> None:
+    image = {"type": "image", "source": {"type": "letta", "file_id": "file-1"}}
+    (id,) = bring_in(world, changed(lambda f: agent_of(f)["messages"][1].update(content=[image])))
+    _, question, *_ = world.letta.agents.messages.list(id, order="asc")
+    assert (question.message_type, question.content) == ("user_message", "[image]")
+
+
 def with_source(kind: str, source: str) -> File:
     file = copy.deepcopy(LETTA_FILE)
     file["tools"][2].update(source_type=kind, source_code=source)

@@ -42,6 +42,8 @@ _STATUSES = {"OK": "success", "Failed": "error"}
 _PACKED_STATUSES = {status: packed for packed, status in _STATUSES.items()}
 # The types of system events, which Letta's older agents got as user messages.
 _EVENT_TYPES = ("heartbeat", "login")
+# The part that stands for an image of which the file has only the id on Letta's server.
+_LOST_IMAGE = {"type": "text", "text": "[image]"}
 # The known roles. A `prompt` (`older_file.py`) becomes no message.
 FILE_ROLES = frozenset({"user", "summary", "system", "approval", "assistant", "tool", "prompt"})
 
@@ -389,7 +391,7 @@ def _read_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
         url = source.get("url")
         if isinstance(source.get("data"), str):
             url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
-        return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
+        return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else _LOST_IMAGE
     text = part.get("text")
     return {"type": "text", "text": _unpack_text(text, "user_message")} if isinstance(text, str) else None
 

@@ -167,9 +167,8 @@ class IdentityRoutes:
     async def list_identities(self, request: ApiRequest, query: IdentitiesQuery) -> list[dict[str, Any]]:
         """List identities."""
         page = await self._api.read_definition_page(request.project, _KIND, "identity", query)
-        identities = self._definitions.iterate(
-            request.project, _KIND, page, name=find_sent(query.identifier_key)
-        )
+        key = find_sent(query.identifier_key)
+        identities = self._definitions.iterate(request.project, _KIND, page, name=key)
         shown: list[dict[str, Any]] = []
         async for identity in identities:
             if query.matches(identity):
