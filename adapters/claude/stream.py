@@ -92,6 +92,8 @@ class StreamTranslator:
         # The counts of tokens so far, as Anthropic names them.
         self._usage: Json = {}
         self._prepare_frame(message_id=None, model=None)
+        # True if a chunk with the finish_reason was returned.
+        self._has_finish_reason = False
         # True if the message has ended, or an error came in its place.
         self.is_over = False
 
@@ -190,6 +192,7 @@ class StreamTranslator:
         }
         if ending.finish_reason is None and not other_fields:
             return []
+        self._has_finish_reason |= ending.finish_reason is not None
         last_delta = self._make_native_delta(make_container_field(delta))
         if ending.refusal is not None:
             last_delta["refusal"] = ending.refusal
@@ -197,10 +200,14 @@ class StreamTranslator:
 
     def _end_message(self) -> list[Event]:
         self.is_over = True
-        if not self._wants_usage:
-            return [_DONE_EVENT]
-        chunk = {**self._chunk_fields, "choices": [], "usage": translate_usage(self._usage)}
-        return [_make_event(orjson.dumps(chunk)), _DONE_EVENT]
+        last_events: list[Event] = []
+        # Some proxies of Anthropic's API give no reason. Clients of chat completions wait for one.
+        if not (self._has_finish_reason or self._is_native):
+            last_events.append(self._make_chunk({}, "stop"))
+        if self._wants_usage:
+            chunk = {**self._chunk_fields, "choices": [], "usage": translate_usage(self._usage)}
+            last_events.append(_make_event(orjson.dumps(chunk)))
+        return [*last_events, _DONE_EVENT]
 
     def _end_with_error(self, event_json: Json) -> list[Event]:
         self.is_over = True
