@@ -292,6 +292,8 @@ class _ForgetScreens(Struct, frozen=True):
             next_link = await self._choose_next_link(access, query, came_from, sought_words)
         correction = "" if is_all else await self._read_correction(access, query, came_from)
         words = await self._load_texts_with_words(access, sought_words)
+        if access.is_person:
+            words = _TextsWithWords(await self._count_searched(access, came_from))
         next_preview = None
         # A visitor who ticked texts of a list, or an earlier version of a block, may have left the others on purpose.
         if words.next_texts and query.target.kind not in ("texts", "version"):
@@ -318,6 +320,14 @@ class _ForgetScreens(Struct, frozen=True):
             changed_blocks=await self._list_changed_blocks(access, before),
             next_preview=next_preview,
             **words._asdict(),
+        )
+
+    async def _count_searched(self, access: MemoryAccess, came_from: str) -> Remaining | None:
+        """Returns the texts that still have the words of the search that led to a forgetting; None: no search did."""
+        if came_from.partition("?")[0] != access.path("words"):
+            return None
+        return await self.word_counts.count_remaining(
+            access.project, access.uid, read_query_field(came_from, "q")
         )
 
     async def _load_texts_with_words(self, access: MemoryAccess, sought_words: str) -> _TextsWithWords:

@@ -2027,6 +2027,21 @@ def test_a_person_forgets_several_texts_by_a_link_that_allows_it(operator: Opera
     assert operator.twin(f"m/{agent.uid}/words?q=peanuts")["items"] == []
 
 
+def test_a_person_who_forgets_from_a_search_sees_what_still_has_the_words(operator: Operator) -> None:
+    """The page said that a text was gone, and not whether others said the same."""
+    agent = peanuts(operator)
+    words = f"m/{agent.uid}/words?q=peanuts"
+    fact, *_, source = (each["seq"] for each in operator.twin(words)["items"])
+    person = person_of(operator.world)
+    came_from = f"{person.path}/words?q=peanuts"
+    gone = person.send(f"forget?fact={fact}", came_from=came_from).body.decode()
+    assert "2 messages and 1 note still say “peanuts”." in plain(gone)
+    assert "still say" not in plain(person.send(f"forget?message={source}").body.decode())
+    (other,) = (each["seq"] for each in operator.twin(words)["items"])
+    gone = person.send(f"forget?message={other}", came_from=came_from).body.decode()
+    assert "Nothing that the assistant can be told says “peanuts” any more." in plain(gone)
+
+
 def test_a_preview_of_many_messages_reads_no_more_often_than_one_of_two(operator: Operator) -> None:
     agent = speak(operator.world, *(f"Zxqv {n}." for n in range(20)))
     counts = []
