@@ -106,9 +106,12 @@ class _ReferencedTurns:
                 return [] if message is None else [with_model(message, entry.exchange)]
             if entry.run_uid is None:
                 return await self._read_exchange_messages(agent, entry.exchange, reference, name)
-        stored_name = await find_run_turn_name(self._store, self._project, name.tag, includes_cancelled=True)
-        if stored_name is not None:
-            return await self._find_in_turn(reference, stored_name)
+        run_turn_name = await find_run_turn_name(
+            self._store, self._project, name.tag, includes_cancelled=True
+        )
+        if run_turn_name is not None:
+            # The id of a run is random and no turn's name, so this call finds no further run.
+            return await self._find_in_turn(reference, run_turn_name)
         # The reply was stored by an earlier request with the same words, or has several steps.
         turns = await self._load_turns(name.conversation_uid)
         return turns.list_path_to(name.turn) if reference.kind == "path" else turns.read_reply(name.turn)
@@ -167,30 +170,19 @@ class _ReferenceFiller:
         self._repeat_indices: set[int] = set()
 
     def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
-        """Inserts a path before the reference's message, replaces the message, or adds the reply's thoughts to it.
+        """Puts the stored messages of a reference into the request.
 
         messages: the stored messages, with the reply last.
 
         Raises: BodyTooLarge: the replaced messages exceed the limit. Thoughts that exceed it are left out.
         """
-        index = reference.index
-        if reference.kind == "thoughts":
-            self._add_thoughts(index, messages[-1])
-            return
-        messages = [with_private(message, stored=True) for message in messages]
-        messages = self._as_heard(messages, index if reference.kind == "path" else index + 1)
-        if reference.kind == "path":
-            self._messages[index][:0] = messages
-            return
-        # The same reply may be named again and again.
-        self._remaining_bytes -= len(orjson.dumps(messages[-1]))
-        if self._remaining_bytes < 0:
-            raise BodyTooLarge(
-                f"What the items stand for has more than {self._max_reply_bytes} bytes (server.max_body_bytes)."
-            )
-        if reference.input_index is None:
-            self._filled_reply_indices.add(index)
-        self._messages[index][-1:] = messages[-1:]
+        match reference.kind:
+            case "path":
+                self._insert_path(reference.index, messages)
+            case "message":
+                self._replace_message(reference, messages)
+            case "thoughts":
+                self._add_thoughts(reference.index, messages[-1])
 
     def make_filled_request(self) -> ChatRequest:
         """Returns the request with stored messages in place of its references."""
@@ -213,6 +205,24 @@ class _ReferenceFiller:
             follows_response=any(each.kind == "path" for each in self._request.references),
         )
 
+    def _insert_path(self, index: int, path: Sequence[WireMessage]) -> None:
+        """Inserts a stored path before a message of the request."""
+        self._messages[index][:0] = self._as_heard(path, index)
+
+    def _replace_message(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
+        """Replaces the message of a reference by the last of its stored messages. Raises: BodyTooLarge."""
+        message = self._as_heard(messages, reference.index + 1)[-1]
+        # The same reply may be named again and again.
+        self._remaining_bytes -= len(orjson.dumps(message))
+        if self._remaining_bytes < 0:
+            raise BodyTooLarge(
+                f"What the items stand for has more than {self._max_reply_bytes} bytes (server.max_body_bytes)."
+            )
+        if reference.input_index is None:
+            self._filled_reply_indices.add(reference.index)
+        # An earlier path may have dropped the message as its repetition.
+        self._messages[reference.index][-1:] = [message]
+
     def _add_thoughts(self, index: int, reply: WireMessage) -> None:
         """Adds the thoughts of a stored reply to a message of the request, if there is room for them."""
         if index in self._repeat_indices:
@@ -223,7 +233,7 @@ class _ReferenceFiller:
         if thoughts and size <= self._remaining_bytes:
             self._remaining_bytes -= size
             model = read_private(reply).get("model")
-            self._messages[index][-1:] = [with_private({**message, **thoughts}, model=model)]
+            self._messages[index][-1] = with_private({**message, **thoughts}, model=model)
 
     def _drop_unanswered_calls(self) -> None:
         """Drops the calls without a result from replies that were filled in: the client may have left out their items.
@@ -244,13 +254,13 @@ class _ReferenceFiller:
                 answered_ids.difference_update(map(read_call_id, calls))
 
     def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:
-        """Returns a path as far as it was heard, and drops the client's repetitions of its messages.
+        """Returns a stored path as far as it was heard, and drops the client's repetitions of its messages.
 
         start: the index of the first message of the request that may be such a repetition.
         """
         messages = self._request.messages
         end = min((each for each in self._reply_indices if each >= start), default=len(messages))
-        heard_path = as_heard(path, messages[start:end])
+        heard_path = as_heard([with_private(each, stored=True) for each in path], messages[start:end])
         for index in heard_path.repeat_indices:
             self._messages[start + index].clear()
             self._repeat_indices.add(start + index)
