@@ -30,6 +30,16 @@ def _read_unusual_count(value: Any) -> int:
     return value if value.__class__ is int and 0 <= value <= _MAX_TOKENS else 0
 
 
+def read_cached_tokens(usage: Any) -> int:
+    """Returns the tokens of the prompt that were read from a cache, by the `usage` of a chat completion."""
+    details = usage.get("prompt_tokens_details") if usage.__class__ is dict else None
+    return (
+        read_token_count(details, "cached_tokens")
+        or read_token_count(usage, "cached_tokens")  # Kimi
+        or read_token_count(usage, "prompt_cache_hit_tokens")  # DeepSeek
+    )
+
+
 def count_completion_tokens(usage: Any) -> int:
     """Returns the tokens that a model wrote, its thoughts among them, by the `usage` of a chat completion.
 

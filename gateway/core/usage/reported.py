@@ -20,7 +20,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.json_escapes import read_json
-from adapters.token_counts import count_completion_tokens, read_token_count
+from adapters.token_counts import count_completion_tokens, read_cached_tokens, read_token_count
 from adapters.types import READABLE_THOUGHT_FIELDS, Json
 from storage.run_records import TokenCounts
 
@@ -151,7 +151,7 @@ def _read_counts(usage: Json) -> TokenCounts | None:
         return TokenCounts(
             prompt=read_token_count(usage, "prompt_tokens"),
             completion=count_completion_tokens(usage),
-            cached=read_token_count(prompt_details, "cached_tokens") or _read_flat_cached(usage),
+            cached=read_cached_tokens(usage),
             written=read_token_count(prompt_details, "cache_write_tokens"),
             reasoning=read_token_count(completion_details, "reasoning_tokens"),
         )
@@ -167,11 +167,6 @@ def _read_counts(usage: Json) -> TokenCounts | None:
             reasoning=read_token_count(completion_details, "reasoning_tokens"),
         )
     return TokenCounts(read_token_count(usage, "total_tokens")) if "total_tokens" in usage else None
-
-
-def _read_flat_cached(usage: Json) -> int:
-    """Returns the tokens read from a cache by a usage of Kimi or DeepSeek, which have the number outside of details."""
-    return read_token_count(usage, "cached_tokens") or read_token_count(usage, "prompt_cache_hit_tokens")
 
 
 def is_pending(response: Json) -> bool:

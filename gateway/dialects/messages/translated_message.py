@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from msgspec import Struct
 
-from adapters.token_counts import count_completion_tokens, read_token_count
+from adapters.token_counts import count_completion_tokens, read_cached_tokens, read_token_count
 from adapters.types import Json
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import read_text
@@ -225,7 +225,7 @@ def _render_usage(usage: Json, input_tokens: int) -> Json:
     input_tokens: the tokens of the prompt, if the usage is empty.
     """
     details = usage.get("prompt_tokens_details")
-    cached_tokens = read_token_count(details, "cached_tokens")
+    cached_tokens = read_cached_tokens(usage)
     cache_write_tokens = read_token_count(details, "cache_write_tokens")
     prompt_tokens = read_token_count(usage, "prompt_tokens") if usage else input_tokens
     return {

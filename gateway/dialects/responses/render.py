@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
-from adapters.token_counts import count_completion_tokens, read_token_count
+from adapters.token_counts import count_completion_tokens, read_cached_tokens, read_token_count
 from adapters.types import Event, Json
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, list_directions
 from gateway.core.conversation.private import read_private, without_private
@@ -341,7 +341,7 @@ def render_usage(usage: Json | None) -> Json | None:
     rendered = {
         "input_tokens": read_token_count(usage, "prompt_tokens"),
         "input_tokens_details": {
-            "cached_tokens": read_token_count(prompt_details, "cached_tokens"),
+            "cached_tokens": read_cached_tokens(usage),
             "cache_write_tokens": read_token_count(prompt_details, "cache_write_tokens"),
         },
         "output_tokens": count_completion_tokens(usage),

@@ -426,8 +426,11 @@ def test_cached_tokens_are_counted_apart(world: World, upstream: StrictUpstream,
         "total_tokens": 107,
         "prompt_tokens_details": {"cached_tokens": 60},
     }
-    # Kimi puts it into the choice that ends a stream.
-    kimis = [say("So", usage=ZEROS, ending={"usage": usage})] if stream else []
+    # Kimi puts it into the choice that ends a stream, and the cached tokens next to the others.
+    kimi_usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107, "cached_tokens": 60}
+    kimis = (
+        [say("So", usage=ZEROS, ending={"usage": kimi_usage})] if stream else [say("So", usage=kimi_usage)]
+    )
     for reply in (say("So", usage=usage), *kimis):
         upstream.queue(reply)
         talk = Talk(world, stream=stream)
