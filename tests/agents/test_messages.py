@@ -211,7 +211,6 @@ async def test_anothers_messages_are_not_there(messages: AgentMessages, ann: Spe
         lambda: messages.rewrite(bob, at(1), "x"),
         lambda: messages.delete(bob, at(1)),
         lambda: messages.list_agent_messages(bob, Page(), conversation_name="a"),
-        lambda: messages.reset(bob, "a"),
     ):
         with pytest.raises(NotFound):
             await attempt()

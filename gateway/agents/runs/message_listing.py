@@ -145,12 +145,12 @@ class AgentMessages:
         await self._get_changeable(agent, ref)
         await self._store.forgetting.forget(agent.id, ForgetTarget(message_seqs=[ref.seq]))
 
-    async def reset(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> None:
-        """Resets a conversation under its name: its runs end and its messages are erased.
+    async def reset(self, agent: Agent) -> None:
+        """Resets an agent's own conversation: its runs end and its messages are erased.
 
         Facts, passages and blocks that came from the conversation stay.
         """
-        conversation = await find_conversation(self._store, agent, conversation_name)
+        conversation = await find_conversation(self._store, agent, DEFAULT_CONVERSATION)
         if conversation is not None:
             await erase_conversation(self._store, agent, conversation.id, keeps_memory=True, at=self._now())
 

@@ -62,11 +62,11 @@ class StepResult(Struct, frozen=True):
         """
         full_reply, shown_reply = outcome.full_reply, outcome.shown_reply
         if not full_reply and outcome.text and shown_reply is not None:
-            full_reply = (shown_reply := with_private(shown_reply, cut=True),)
+            shown_reply = with_private(shown_reply, cut=True)
+            full_reply = (shown_reply,)
         # The error's message may quote another memory, and forgetting there would not find it here.
-        error_message = outcome.error_message
-        if error_message and withholds_error:
-            error_message = ERROR_WITHHELD
+        is_withheld = withholds_error and bool(outcome.error_message)
+        error_message = ERROR_WITHHELD if is_withheld else outcome.error_message
         return StepResult(
             full_reply, shown_reply if full_reply else None, outcome.step_usage, waiting=outcome.waiting,
             results=outcome.results if outcome.waiting else (), stop=stop, error=error,
