@@ -233,9 +233,14 @@ async def test_with_aliases_only_they_are_shown() -> None:
         assert [entry["id"] for entry in await fetched(settings)] == ["quick"]
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"no", b"[]", b"{}", b'{"data": 1}', b'"data"', b'{"data": [1, {"id": 2}]}']
-)
+async def test_a_list_that_is_no_object_is_a_list_of_models() -> None:
+    """Together answers so."""
+    with StrictUpstream(model_list=b'[{"id": "a", "object": "model", "type": "chat"}]') as upstream:
+        (entry,) = await fetched(settings_for(upstream))
+    assert entry == {"id": "a", "object": "model", "type": "chat"}
+
+
+@pytest.mark.parametrize("body", [b"", b"no", b"{}", b'{"data": 1}', b'"data"', b'{"data": [1, {"id": 2}]}'])
 async def test_an_answer_that_is_no_list_of_models_is_none(
     body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
