@@ -135,7 +135,6 @@ class Jobs(StoreGroup):
         due: float | None = None,
         epoch: int | None = None,
         merge: MergePayloads | None = None,
-        postpones: bool = False,
     ) -> int:
         """Adds a job within the caller's own transaction; call `wake` when that is committed. Returns its number.
 
@@ -146,7 +145,6 @@ class Jobs(StoreGroup):
         due: the time at which the job may begin, in seconds since the epoch; None: now.
         epoch: the memory's epoch that the caller read; None: the present one.
         merge: a function that makes the payload of a job that already waits; None: that job takes over the new payload.
-        postpones: True gives a job that already waits the new time, even if that is later.
 
         Raises: StaleWrite if the agent is gone, or its epoch is another one now.
         """
@@ -168,7 +166,7 @@ class Jobs(StoreGroup):
         # An old epoch's payload may name forgotten content.
         if merge is not None and waiting_epoch == current_epoch:
             payload = merge(waiting_payload, payload)
-        await connection.run(SQL["coalesce"], (current_epoch, due, now, int(postpones), payload, job_id))
+        await connection.run(SQL["coalesce"], (current_epoch, due, now, payload, job_id))
         return int(job_id)
 
     # Adds a job in a transaction of its own.

@@ -17,11 +17,10 @@ ON CONFLICT DO NOTHING RETURNING id
 
 -- name: coalesce
 -- Gives a waiting job the payload of a new one, and the earlier of both times. ?2: when the new one is due; NULL: now.
--- ?4: 1 if the job waits until ?2 in any case.
-UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
-    due = CASE WHEN CAST(?4 AS BIGINT) = 0 AND due < coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) THEN due
+UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?4,
+    due = CASE WHEN due < coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) THEN due
           ELSE coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) END
-WHERE id = ?6
+WHERE id = ?5
 
 -- piece: job
 -- The columns of a job.

@@ -46,6 +46,8 @@ _MIN_PART_CHARS = 4
 _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation, and the exchanges there, are not found and not counted.
 _DEEPEST = 2_000
+# The most branches that are listed. Not measured.
+_MAX_BRANCHES = 50
 # Texts that no index has are looked for among so many numbers of messages, the newest.
 _NEWEST_SEQS = 4_000
 # The most of these texts of each kind that are read, and their bytes: words are looked for in a megabyte in some 100 ms
@@ -170,14 +172,14 @@ class MemoryPages(StoreGroup):
 
     @long_reads
     async def list_branches(
-        self, connection: Connection, agent_row: int, conversation_row: int, *, limit: int = 50
+        self, connection: Connection, agent_row: int, conversation_row: int
     ) -> list[Branch]:
-        """Returns the branches of a conversation, those spoken in last first.
+        """Returns the branches of a conversation, those spoken in last first, at most `_MAX_BRANCHES`.
 
         A branch of which nothing is left that another branch does not have is left out.
         """
         rows = await connection.fetch_rows(SQL["deepest"], (agent_row, conversation_row, _DEEPEST))
-        return _find_branches([_PathStep(*row) for row in rows])[:limit]
+        return _find_branches([_PathStep(*row) for row in rows])[:_MAX_BRANCHES]
 
     @long_reads
     async def load_branch_beginnings(

@@ -35,6 +35,7 @@ from storage.sql.group import StoreGroup, as_method, reads
 from storage.sql.jobs import Jobs
 from storage.sql.statements import load
 from storage.sql.step_writes import end_run_of_step, end_step, open_step
+from storage.sql.summaries import MAX_SUMMARIES
 from storage.store_rules import Rules
 
 SQL = load("stored_paths.sql")
@@ -42,8 +43,6 @@ SQL = load("stored_paths.sql")
 # it; or nothing is stored yet.
 CLIENT_TIP = 0
 EMPTY_TIP = -1
-# The most summaries of a path, as in `Summaries.list_conversation_summaries`.
-_MAX_SUMMARIES = 16
 # The column of a row of `head` with the time.
 _TIME = 10
 # The columns of a row of `path` after its kind: a summary's five values, then the exchange (three contents, and the
@@ -83,7 +82,7 @@ async def _read_path(
     if last_row is None or snapshot.conversation is None:
         return ConversationPath(snapshot)
     first_depth = evicted.depth if evicted is not None and evicted.is_out_of(window_tokens) else 0
-    values = (agent.id, snapshot.conversation.id, last_row, first_depth, _MAX_SUMMARIES)
+    values = (agent.id, snapshot.conversation.id, last_row, first_depth, MAX_SUMMARIES)
     path, summaries = [], []
     for row in await connection.fetch_rows(SQL["path"], values):
         exchange = make_exchange_with_content(row[_EXCHANGE])

@@ -17,19 +17,24 @@ from storage.sql.statements import load, load_rows
 
 SQL = load("summaries.sql")
 
+# The most summaries that are read of a path. Not measured.
+MAX_SUMMARIES = 16
+
 
 class Summaries(StoreGroup):
     """Summaries of a path up to an exchange."""
 
     @reads
     async def list_conversation_summaries(
-        self, connection: Connection, agent_row: int, conversation_row: int, max_depth: int, limit: int = 16
+        self, connection: Connection, agent_row: int, conversation_row: int, max_depth: int
     ) -> list[Summary]:
         """Returns the summaries of a conversation on any branch, the summaries of the deepest exchanges first.
 
+        At most `MAX_SUMMARIES` are returned.
+
         max_depth: the depth of the last exchange of a path; the summaries of deeper ones are of other branches.
         """
-        values = (agent_row, conversation_row, max_depth, limit)
+        values = (agent_row, conversation_row, max_depth, MAX_SUMMARIES)
         return [_make_summary(row) for row in await connection.fetch_rows(SQL["of_conversation"], values)]
 
     @reads

@@ -26,6 +26,8 @@ SQL = load("agents_api/folder_files.sql")
 MAX_FOLDER_BYTES = 100_000_000
 # The most parts of a text that one statement reads.
 _PARTS_PER_READ = 256
+# The most files without a complete text that are listed at once. Not measured.
+_MAX_UNFINISHED = 100
 
 
 class FileRows(NamedTuple):
@@ -193,16 +195,14 @@ class Files(GrowingGroup):
         }
 
     @reads
-    async def list_unfinished(
-        self, connection: Connection, before: float, limit: int = 100
-    ) -> list[FileRows]:
-        """Returns files without a complete text, left by a process that has died.
+    async def list_unfinished(self, connection: Connection, before: float) -> list[FileRows]:
+        """Returns files without a complete text, left by a process that has died, at most `_MAX_UNFINISHED`.
 
         before: the time before which the upload of such a file began, if processes share the database; otherwise it is
             ignored.
         """
         is_shared = self._database.is_shared
-        values = (FileState.PARSING, before if is_shared else math.inf, limit)
+        values = (FileState.PARSING, before if is_shared else math.inf, _MAX_UNFINISHED)
         rows = [FileRows(*row) for row in await connection.fetch_rows(SQL["list_unfinished"], values)]
         # After the read, so that each file that was read has set `_first_row`.
         return [row for row in rows if is_shared or row.file_row < self._first_row]
