@@ -11,7 +11,7 @@ from adapters.errors import ProviderReplyBroken
 from adapters.sse import EventDecoder
 from adapters.types import Event
 
-# The time for which comments and events before the content are held back. Chosen below the 5 s that clients (LiveKit's)
+# The seconds for which comments and events without content are held back. Chosen below the 5 s that clients (LiveKit's)
 # wait for the head and for each sign of life after it.
 HELD_S = 2.0
 # The names of the events of Claude's API without any content.
@@ -28,28 +28,28 @@ class FirstEvent:
     Comments and events without content before it are passed over for `HELD_S`.
     """
 
-    __slots__ = ("_decoder", "empty_event", "hold_ends_at")
+    __slots__ = ("_decoder", "held_event", "hold_ends_at")
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
         # The first comment or event without content, which counts as the first event after `HELD_S`; None: there was
         # no such event yet.
-        self.empty_event: Event | None = None
-        # The time, by the clock of `feed`, at which `empty_event` has been held for `HELD_S`.
+        self.held_event: Event | None = None
+        # The time, by the clock of `feed`, at which `held_event` has been held for `HELD_S`; 0.0: no event is held.
         self.hold_ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:
-        """Returns the event once it is whole, or `empty_event` after `HELD_S`; None: neither. now: in seconds."""
+        """Returns the event once it is whole, or `held_event` after `HELD_S`; None: neither. now: in seconds."""
         events = self._decoder.feed(data)
         for event in events:
             if has_content(event):
                 return event
         if not events:
             return None
-        if self.empty_event is None:
-            self.empty_event = events[0]
+        if self.held_event is None:
+            self.held_event = events[0]
             self.hold_ends_at = now + HELD_S
-        return self.empty_event if now >= self.hold_ends_at else None
+        return self.held_event if now >= self.hold_ends_at else None
 
     def finish(self) -> Event:
         """Returns the event that the stream's end completes. Raises: ProviderReplyBroken: it completes no event."""

@@ -146,12 +146,12 @@ class HttpReply:
         bytes_left = _MAX_PEEKED_BYTES
         try:
             while bytes_left >= 0:
-                if first.empty_event is None:
+                if first.held_event is None:
                     data = await self._read_next()
                 elif (arrived := await self._read_next_by(first.hold_ends_at)) is not None:
                     data = arrived
                 else:
-                    return first.empty_event
+                    return first.held_event
                 if not data:
                     return first.finish()
                 pieces.append(data)

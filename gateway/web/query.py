@@ -1,4 +1,4 @@
-"""The query of a URL, which may name the user of the data that is asked for."""
+"""Reads the query of a URL. It may name the user of a request, so a query that could be read in two ways is refused."""
 
 from __future__ import annotations
 

@@ -27,20 +27,21 @@ def check_call_pairs(messages: Sequence[Json], origins: Sequence[MessageOrigin])
 
     Results before the first reply pass: in append mode memory may have their calls.
     """
-    # The indexes of messages with calls that have no result so far, by the calls' ids; None: no reply has come yet.
-    open_calls: dict[str, int] | None = None
+    # The indexes of messages with calls that have no result so far, by the calls' ids.
+    open_calls: dict[str, int] = {}
+    has_reply = False
     previous_role = ""
     for message, origin in zip(messages, origins, strict=True):
         role = message["role"]
         if role == "system":
             continue
         if role == "assistant":
-            if open_calls is None or previous_role != role:
-                _refuse_open_calls(open_calls or {})
-                open_calls = {}
+            has_reply = True
+            if previous_role != role:
+                _refuse_open_calls(open_calls)
             for call in message.get("tool_calls", ()):
                 open_calls[call["id"]] = origin.message_index
-        elif role == "tool" and open_calls is not None:
+        elif role == "tool" and has_reply:
             call_id = message["tool_call_id"]
             if call_id not in open_calls:
                 raise make_field_error(
@@ -49,7 +50,7 @@ def check_call_pairs(messages: Sequence[Json], origins: Sequence[MessageOrigin])
                 )
             del open_calls[call_id]
         previous_role = role
-    _refuse_open_calls(open_calls or {})
+    _refuse_open_calls(open_calls)
 
 
 def _refuse_open_calls(calls: Mapping[str, int]) -> None:

@@ -27,6 +27,8 @@ from gateway.web.responses.response_input import ResponseInput
 from gateway.web.responses.response_owners import ResponseOwners
 from storage.run_records import Run
 
+# The methods of each path, by its segments after the response's id.
+_METHODS: Final = {(): ("GET", "DELETE"), ("input_items",): ("GET",), ("cancel",): ("POST",)}
 _NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
 
 _Query = Mapping[str, Sequence[str]]
@@ -70,7 +72,7 @@ class GatewayResponses:
             answer = await self._conversations(scope, receive, send)
             await JsonResponse(answer)(scope, receive, send)
             return
-        _, _, _, response_id, *segments = scope["path"].split("/")  # /v1/responses/{id}/{segments}
+        response_id, *segments = scope["path"].removeprefix("/v1/responses/").split("/")
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
         owner = self.owners.read_owner(scope)
@@ -91,14 +93,10 @@ class GatewayResponses:
                     raise BadRequest("Cannot cancel a synchronous response.", param="response_id")
                 await self.background.cancel(response.run)
                 answer = (await self.show(owner, response_id)).json
-            case method, []:
-                raise MethodNotAllowed(method, scope["path"], ("GET", "DELETE"))
-            case method, ["input_items"]:
-                raise MethodNotAllowed(method, scope["path"], ("GET",))
-            case method, ["cancel"]:
-                raise MethodNotAllowed(method, scope["path"], ("POST",))
-            case _:
-                raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
+            case method, _:
+                if (methods := _METHODS.get(tuple(segments))) is not None:
+                    raise MethodNotAllowed(method, scope["path"], methods)
+                raise UnknownPath(f"Unknown path: {method} {scope['path']}")
         await JsonResponse(answer)(scope, receive, send)
 
     async def show(self, owner: ResponseOwner, response_id: str) -> ShownResponse:
