@@ -56,4 +56,4 @@ class DailyBudget:
         tokens = counts.prompt + counts.completion
         self.count_call(outcome, tokens)
         if tokens:
-            self.meter.add_background(project, agent_row, upstream, model, counts)
+            self.meter.background.add(project, agent_row, upstream, model, counts)

@@ -102,7 +102,7 @@ class MeteredEmbedder:
         """Counts the tokens of a call that no budget bounds. agent_row: the memory's row; 0: it was for no memory."""
         if embedded.tokens and self._meter is not None:
             counts = TokenCounts(embedded.tokens)
-            self._meter.add_background("", agent_row, self.upstream, self.model, counts)
+            self._meter.background.add("", agent_row, self.upstream, self.model, counts)
 
     def make_vector(self, data: bytes) -> Vector:
         """Returns the vector of a question, compared with the baseline if that is known. data: as in `Vector`."""

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, divide_limit
-from gateway.run.usage.meter import ANSWERED, COST, INPUT, OUTPUT, Meter
+from gateway.run.usage.meter import Meter
+from gateway.run.usage.unwritten_counters import ANSWERED, COST, INPUT, OUTPUT
 from storage.errors import StoreError, is_known
 from storage.sql.usage import Usage
 from storage.usage_records import EACH_USER, UsageLimit, UsageQuery

@@ -18,13 +18,32 @@ from gateway.core.usage.limit_rules import Amounts, count_used_amounts
 from gateway.run.clock_jumps import ClockJumps
 from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.run.upstream_call import UpstreamCall
+from gateway.run.usage.background_usage import BackgroundUsage
 from gateway.run.usage.part_writer import PartWriter
 from gateway.run.usage.prices import make_price_finder
-from gateway.run.usage.unwritten_counters import UnwrittenCounters
+from gateway.run.usage.unwritten_counters import (
+    ANSWERED,
+    CACHED,
+    CALLS,
+    CANCELLED,
+    COST,
+    ERRORS,
+    ESTIMATED_INPUT,
+    ESTIMATED_OUTPUT,
+    EVICTED,
+    INJECTED,
+    INPUT,
+    OUTPUT,
+    REASONING,
+    REFUSED,
+    REQUESTS,
+    UNPRICED,
+    WRITTEN,
+    UnwrittenCounters,
+)
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent
-from storage.run_records import TokenCounts
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageKey, add_counters
 
@@ -35,16 +54,6 @@ _log = logging.getLogger("mnemogate")
 READ_S: Final = 1.0
 # The interval at which old counters lose the names of their users.
 _ANONYMIZE_INTERVAL_S: Final = 3600.0
-# The positions of the counters in a row.
-(
-    REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
-    ESTIMATED_OUTPUT, INJECTED, EVICTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST,
-    UNPRICED, ANSWERED, QUESTIONS,
-) = range(len(COUNTERS))  # fmt: skip
-
-# The beginning of the subject of a person's memory.
-_USER: Final = "user:"
-_NO_TOKENS: Final = TokenCounts()
 
 
 class _CallUsage(NamedTuple):
@@ -54,30 +63,6 @@ class _CallUsage(NamedTuple):
     tokens: int
     # The cost in billionths of the currency of the prices; 0: the model has no price.
     cost: int
-
-
-class _WrittenTokens(NamedTuple):
-    """The tokens of one day that are in the table."""
-
-    # The number of the day since the epoch.
-    day: int
-    # The tokens.
-    tokens: int
-
-
-class _BackgroundKey(NamedTuple):
-    """The key of the tokens that background calls used."""
-
-    # The number of the day since the epoch.
-    day: int
-    # The project; "": the call is a question to a memory, and the memory's project is looked up.
-    project: str
-    # The row of the memory; 0: the call is for no memory.
-    agent_row: int
-    # The name of the upstream.
-    upstream: str
-    # The model that was asked.
-    model: str
 
 
 class Meter:
@@ -96,7 +81,6 @@ class Meter:
         now: returns the seconds since the epoch.
         """
         self._usage = usage
-        self._load_memory = load_memory
         self._now = now
         # Returns the price of a model.
         self.find_price = make_price_finder(settings)
@@ -108,10 +92,8 @@ class Meter:
         self.clock_jumps = ClockJumps(now)
         # The counts that are not written yet.
         self.counters = UnwrittenCounters()
-        # The tokens of background calls. The users of their memories are looked up when the tokens are written.
-        self._background: dict[_BackgroundKey, TokenCounts] = {}
-        # The tokens of background calls that are in the table, by project.
-        self._written_background_tokens: dict[str, _WrittenTokens] = {}
+        # The tokens of calls for memories.
+        self.background = BackgroundUsage(usage, self.counters, load_memory, now)
         # The functions that are called after each write.
         self._write_listeners: list[Callable[[], Awaitable[None]]] = []
         # The time of the last write, by `time.monotonic`.
@@ -119,7 +101,7 @@ class Meter:
         # True: the last write has failed.
         self._has_failed = False
         # Writes the counts in parts.
-        self.writer = PartWriter(usage, self.counters, now, note_write=self._written_background_tokens.clear)
+        self.writer = PartWriter(usage, self.counters, now, note_write=self.background.drop_written)
         usage.add_forget_listener(self.writer.forget)
 
     # -- counting
@@ -137,7 +119,7 @@ class Meter:
                 continue
             if agent_row:
                 counts = call.estimate_used_counts()
-                self.add_background(receipt.project, agent_row, call.upstream, call.model, counts)
+                self.background.add(receipt.project, agent_row, call.upstream, call.model, counts)
                 continue
             counters = self._get_counters(receipt, call.upstream, call.model)
             counters[CALLS] += 1
@@ -222,40 +204,10 @@ class Meter:
         counters[COST] += cost
         return _CallUsage(tokens, cost)
 
-    def add_background(
-        self, project: str, agent_row: int, upstream: str, model: str, counts: TokenCounts
-    ) -> None:
-        """Adds a call that was made for a memory, and not for a request.
-
-        project: the project; "": a question to a memory, which no budget limits, and the memory's project is looked up.
-        """
-        key = _BackgroundKey(self._today, project, agent_row, upstream, model)
-        self._background[key] = counts.plus(self._background.get(key, _NO_TOKENS))
-
     async def count_background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today, without questions. Raises: StoreError."""
-        # While a write is under way, its counts are neither in memory nor in the table.
         async with self.writer.pause():
-            today = self._today
-            written_tokens = self._written_background_tokens.get(project)
-            if written_tokens is None or written_tokens.day != today:
-                written_tokens = _WrittenTokens(
-                    today, await self._usage.count_background_tokens(project, today)
-                )
-                self._written_background_tokens[project] = written_tokens
-            unwritten_tokens = sum(
-                counts.prompt + counts.completion
-                for key, counts in self._background.items()
-                if (key.day, key.project) == (today, project)
-            )
-            # Tokens that a write has attributed to users, and not written yet.
-            for row in self.counters.select(today, today, {"project": project}):
-                unwritten_tokens += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
-            return written_tokens.tokens + unwritten_tokens
-
-    @property
-    def _today(self) -> int:
-        return int(self._now() // DAY_S)
+            return await self.background.count(project)
 
     # -- writing
 
@@ -280,7 +232,7 @@ class Meter:
         """Writes the counts up to now. Raises: StoreError: the counts that are not written stay for the next write."""
         self._wrote_at = time.monotonic()
         try:
-            await self._attribute_background()
+            await self.background.attribute()
             await self.writer.write()
         except StoreError as error:
             if not (self._has_failed or is_known(error)):
@@ -291,33 +243,15 @@ class Meter:
 
     async def flush(self) -> None:
         """Writes, unless the last write was within `READ_S`. Raises: StoreError."""
-        has_counts = self._background or self.writer.has_counts
+        has_counts = self.background or self.writer.has_counts
         if has_counts and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
-
-    async def _attribute_background(self) -> None:
-        """Adds the tokens that were used for memories to the counters of their users. Raises: StoreError."""
-        for agent_row in {key.agent_row for key in self._background}:
-            agent = await self._load_memory(agent_row) if agent_row else None
-            scope = None if agent is None else agent.scope
-            user = scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
-            for key in [key for key in self._background if key.agent_row == agent_row]:
-                counts = self._background.pop(key)
-                project = key.project or ("" if scope is None else scope.project)
-                usage_key = UsageKey(
-                    day=key.day, project=project, user=user, key=0, upstream=key.upstream, model=key.model
-                )
-                counters = self.counters.get_or_create(usage_key)
-                counters[BACKGROUND_INPUT] += counts.prompt
-                counters[BACKGROUND_OUTPUT] += counts.completion
-                if not key.project:
-                    counters[QUESTIONS] += counts.prompt + counts.completion
 
     async def _anonymize_old(self) -> None:
         """Removes the names of users from the counters that are too old, unless the clock has just jumped."""
         if self.clock_jumps.has_jumped_lately():
             return
-        before = self._today - self._keep_days
+        before = int(self._now() // DAY_S) - self._keep_days
         while (day := await self._usage.find_oldest_day_of_users(before)) is not None:
             while await self._usage.anonymize_day(day):
                 pass

@@ -13,6 +13,12 @@ from storage.usage_records import COUNTERS, FORGOTTEN_USER, UsageKey, add_counte
 MAX_KEYS: Final = 50_000
 # The most characters of a model's name: more than a real one has.
 _NAME_CHARS: Final = 256
+# The positions of the counters in a row.
+(
+    REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
+    ESTIMATED_OUTPUT, INJECTED, EVICTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST,
+    UNPRICED, ANSWERED, QUESTIONS,
+) = range(len(COUNTERS))  # fmt: skip
 
 
 class UnwrittenCounters:

@@ -422,7 +422,7 @@ def test_a_part_that_may_be_written_already_counts_once(
     counter = world.gateway.app.services.accounting.meter
 
     async def tokens_after_a_lost_write() -> int:
-        counter.add_background("default", 0, "up", "m", TokenCounts(10, 5))
+        counter.background.add("default", 0, "up", "m", TokenCounts(10, 5))
         with monkeypatch.context() as patches:
             patches.setattr(counter._usage, "add", partial(lose_answer, counter._usage.add))
             with pytest.raises(meter.StoreError):
@@ -477,7 +477,7 @@ def test_background_tokens_are_known_while_they_are_written(
 
     async def tokens_meanwhile() -> tuple[int, int]:
         for model in ("a", "b"):
-            counter.add_background("default", 0, "up", model, TokenCounts(10, 5))
+            counter.background.add("default", 0, "up", model, TokenCounts(10, 5))
         write = asyncio.create_task(counter.write())
         await writes.wait()
         task = asyncio.create_task(counter.count_background_tokens("default"))
