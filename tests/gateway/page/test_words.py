@@ -2013,6 +2013,9 @@ def test_a_person_forgets_several_texts_by_a_link_that_allows_it(operator: Opera
     agent = peanuts(operator)
     path = tick(operator, f"m/{agent.uid}/words?q=peanuts").partition("/forget")[2]
     person = person_of(operator.world)
+    # "4 places" and "Forget all 3" did not say what becomes of the note.
+    assert "Forget all 3 A text goes whole" in (shown := plain(person.page("/words?q=peanuts")))
+    assert "A note is not ticked: it loses what came from the texts that go." in shown
     shown = plain(person.page(f"/forget{path}"))
     assert "I am allergic to peanuts." in shown
     assert "Type 3 to confirm" in shown
