@@ -17,12 +17,15 @@ from gateway.core.turn.upstream_error import (
     read_error_status,
 )
 
-# The statuses of refusals that may not come at another time, or with another key, account or model.
-_PASSING_STATUSES: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
+# The statuses of refusals that may not come at another time, or with another key, account or model. With 412 Fireworks
+# names an account that is suspended.
+_PASSING_STATUSES: Final = frozenset((401, 402, 404, 407, 408, 409, 412, 425, 429))
 # A 400 that is about the key or the account: Claude's without credit or over a limit, Gemini's with a wrong key or from
-# a country that it does not serve.
+# a country that it does not serve, Qwen's with an unpaid bill, Claude's and Groq's of a blocked organization.
 _ACCOUNT_WORDS: Final = re.compile(
-    r"credit balance|usage limit|spending limit|billing|quota|api key|location is not supported", re.I
+    r"credit balance|usage limit|spending limit|billing|quota|api key|location is not supported|good standing"
+    r"|organization has been (?:disabled|restricted)",
+    re.I,
 )
 # A 403 that is about the text (OpenRouter, xAI); any other is about rights or credit.
 _FILTER_WORDS_403: Final = re.compile(r"flagged|moderat|violat|safety|filter", re.I)

@@ -307,11 +307,23 @@ def _claude(message: bytes) -> bytes:
         (400, b'{"object":"error","message":"maximum context length is 8192 tokens"}', False),
         (401, b"{}", False),
         (429, b"{}", False),
-        # Of Claude, Gemini, xAI and OpenRouter, about the account.
+        # Of Claude, Gemini, Qwen, Groq, Fireworks, xAI and OpenRouter, about the account.
         (400, _claude(b"Your credit balance is too low to access the Anthropic API."), False),
         (400, _claude(b"You have reached your specified API usage limits."), False),
         (400, b'[{"error":{"code":400,"message":"API key expired.","status":"INVALID_ARGUMENT"}}]', False),
         (400, b'{"error":{"code":400,"message":"User location is not supported for the API use."}}', False),
+        (400, _claude(b"This organization has been disabled."), False),
+        (
+            400,
+            b'{"error":{"message":"Organization has been restricted.","code":"organization_restricted"}}',
+            False,
+        ),
+        (
+            400,
+            b'{"error":{"code":"Arrearage","message":"Make sure your account is in good standing."}}',
+            False,
+        ),
+        (412, b'{"error":{"message":"Account a is suspended, possibly due to the monthly limit."}}', False),
         (403, b'{"code":"The caller does not have permission","error":"You have used all credits."}', False),
         (403, b'{"error":{"code":403,"message":"Key limit exceeded (total limit)."}}', False),
         (403, b'{"error":"Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"}', True),
