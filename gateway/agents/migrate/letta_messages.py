@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import orjson
 
 from adapters.types import Json
+from gateway.core.lenient import as_text, decode_object
 
 # The types of parts that the gateway makes itself: summaries, and approvals, which the results have as well.
 _RECREATED_TYPES = frozenset({"summary_message", "event_message", "approval_response_message"})
@@ -36,14 +37,9 @@ def _is_recreated(part: Json) -> bool:
 
 def _is_summary(part: Json) -> bool:
     """Returns whether a part is a summary that Letta's server has put into the window as a user message."""
-    content = part.get("content")
-    if part["message_type"] != "user_message" or not isinstance(content, str) or not content.startswith("{"):
-        return False
-    try:
-        record = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(record, dict) and record.get("type") == "system_alert"
+    content = as_text(part.get("content"))
+    is_object = part["message_type"] == "user_message" and content.startswith("{")
+    return is_object and decode_object(content).get("type") == "system_alert"
 
 
 def _join_parts(parts: Iterable[Json]) -> Iterator[Json]:

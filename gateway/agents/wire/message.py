@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-import orjson
 from msgspec import Struct
 
 from gateway.agents.wire.sent_values import get_sent_fields
@@ -20,6 +19,7 @@ from gateway.core import exact_json, ids
 from gateway.core.conversation.private import find_author, find_own_length, read_private, read_system_text
 from gateway.core.conversation.wire_message import WireMessage, find_callee, is_system, join_texts, read_text
 from gateway.core.json_limits import is_too_deep
+from gateway.core.lenient import as_text, decode_object
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.asides import THINKING
@@ -127,8 +127,8 @@ def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
     values = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
         **call,
-        "id": call_id if isinstance(call_id := call.get("id"), str) else "",
-        "function": {key: value if isinstance(value, str) else "" for key, value in values.items()},
+        "id": as_text(call.get("id")),
+        "function": {key: as_text(value) for key, value in values.items()},
     }
 
 
@@ -330,18 +330,14 @@ def find_spoken(call: Mapping[str, Any], showing: Showing) -> str | None:
     function = call.get("function") or {}
     if showing.speaking_tool is None or function.get("name") != showing.speaking_tool:
         return None
-    try:
-        arguments = orjson.loads(function.get("arguments") or "{}")
-    except orjson.JSONDecodeError:
-        return None
-    spoken_text = arguments.get(showing.text_argument) if isinstance(arguments, dict) else None
+    spoken_text = decode_object(function.get("arguments") or "").get(showing.text_argument)
     return spoken_text if isinstance(spoken_text, str) else None
 
 
 def _render_content(content: Any) -> Any:
     """Returns the content of a user message: a string, or parts of text and images."""
     if not isinstance(content, list):
-        return content if isinstance(content, str) else ""
+        return as_text(content)
     return render_content_parts(content)
 
 
@@ -355,7 +351,7 @@ def _render_content_part(part: Mapping[str, Any]) -> dict[str, Any]:
     if part.get("type") == "image_url":
         image = part.get("image_url") or {}
         url = image.get("url") if isinstance(image, dict) else image
-        return {"type": "image", "source": _render_source(url if isinstance(url, str) else "")}
+        return {"type": "image", "source": _render_source(as_text(url))}
     text = part.get("text", part.get("refusal"))
     # Sounds and files have no form in this API, so only their presence is shown.
     return {"type": "text", "text": text if isinstance(text, str) else f"[{part.get('type')}]"}

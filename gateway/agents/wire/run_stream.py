@@ -28,6 +28,7 @@ from gateway.agents.wire.message import (
 from gateway.agents.wire.run_json import render_stop, render_usage
 from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
+from gateway.core.lenient import as_object, as_text
 from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -184,12 +185,10 @@ class StepView(ClientView):
 
     def show(self, event: ReplyEvent) -> None:
         for choice in event.choices:
-            delta = choice.get("delta") if isinstance(choice, dict) else None
-            if not isinstance(delta, dict):
-                continue
+            delta = as_object(as_object(choice).get("delta"))
             if thought := read_thoughts(delta):
                 self.add_thought(thought)
-            if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
+            if text := as_text(delta.get("content") or delta.get("refusal")):
                 self.add_text(text)
         usage = find_usage(event.chunk) if event.chunk else None
         if isinstance(usage, dict):
