@@ -380,9 +380,13 @@ class AgentRuns:
                 metrics.added_s.observe(receipt.clock.added_ms / 1000)
             metrics.memory.inc("on")
         return RunResult(
-            memory.run, memory.context.agent, tuple(memory.steps.exchanges), status=status,
-            started_run_uids=tuple(memory.started_run_uids), last_counts=memory.steps.last_counts,
-        )  # fmt: skip
+            memory.run,
+            memory.context.agent,
+            tuple(memory.steps.exchanges),
+            status=status,
+            started_run_uids=tuple(memory.started_run_uids),
+            last_counts=memory.steps.last_counts,
+        )
 
     def _make_turn(
         self,

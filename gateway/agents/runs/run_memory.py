@@ -283,10 +283,15 @@ class RunMemory:
         """Returns the exchange of a step with its reply."""
         context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
-            exchange, hasher, hash_exchanges(context.path, hasher), full_reply=result.full_reply,
-            shown_reply=result.shown_reply, model=context.plan.query.model, evicted=prompt.window.evicted,
+            exchange,
+            hasher,
+            hash_exchanges(context.path, hasher),
+            full_reply=result.full_reply,
+            shown_reply=result.shown_reply,
+            model=context.plan.query.model,
+            evicted=prompt.window.evicted,
             now=self.keeper.now(),
-        )  # fmt: skip
+        )
 
     def _extend_path(self, exchange: Exchange) -> None:
         """Adds an exchange that has ended to the path."""
