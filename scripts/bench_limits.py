@@ -29,7 +29,7 @@ from gateway.core.upstream.policy import Target
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from gateway.run.usage.accounting import Accounting
-from gateway.run.usage.limiter import PlannedCall
+from gateway.run.usage.planned_call import PlannedCall
 from gateway.settings import ModelSettings, PriceSettings
 from storage.run_records import TokenCounts
 from storage.usage_records import UsageLimit

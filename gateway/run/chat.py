@@ -59,7 +59,8 @@ from gateway.run.upstream.model_source import ModelSource
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies
 from gateway.run.upstream.route import check_models, make_agent_route
-from gateway.run.usage.limiter import Limiter, PlannedCall
+from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.planned_call import PlannedCall
 from gateway.settings import Settings
 from storage.records import Agent, Scope
 

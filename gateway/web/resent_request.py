@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from gateway.core.request.identity import RETRY_COUNT_HEADER, IdentityRules, counts_retries
+from gateway.core.request.identity import RETRY_COUNT_HEADER, IdentityRules, was_sent_before
 from gateway.web.raw_headers import find_header
 from gateway.web.request_info import get_request_info
 
@@ -24,7 +24,7 @@ def has_idempotency_key(scope: Scope) -> bool:
 
 def is_retry(scope: Scope) -> bool:
     """Returns whether an SDK sends a request again because it has lost the answer to it."""
-    return counts_retries(find_header(scope["headers"], RETRY_COUNT_HEADER) or b"")
+    return was_sent_before(find_header(scope["headers"], RETRY_COUNT_HEADER) or b"")
 
 
 def digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:

@@ -67,7 +67,7 @@ from gateway.run.upstream.form_choice import choose_endpoint_form
 from gateway.run.upstream.route import Route, make_agent_route
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.gen_ai_metrics import classify_call_failure
-from gateway.run.usage.limiter import PlannedCall
+from gateway.run.usage.planned_call import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunEnded, StoreError, is_known
 from storage.records import Agent, Summary

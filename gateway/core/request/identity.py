@@ -249,7 +249,7 @@ def identify(
         scope=_make_scope(project, profile, user, conversation_key),
         mode=choice.mode,
         sends_new_only=sends_new_only,
-        is_retry=counts_retries(header_values.get(RETRY_COUNT_HEADER, b"")),
+        is_retry=was_sent_before(header_values.get(RETRY_COUNT_HEADER, b"")),
         side_request=choice.side_request,
         leaves_nothing=choice.leaves_nothing,
         mode_with_history=choice.mode_with_history,
@@ -257,7 +257,7 @@ def identify(
     )
 
 
-def counts_retries(retry_count: bytes) -> bool:
+def was_sent_before(retry_count: bytes) -> bool:
     """Returns whether an SDK has sent the request before. retry_count: the header's value; "0": the first attempt."""
     return retry_count.strip(b"0").isdigit()
 

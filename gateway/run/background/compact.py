@@ -23,7 +23,7 @@ from gateway.run.background.job_context import JobContext, JobFailed, JobPostpon
 from gateway.run.background.summary_path import SummaryPath, SummarySpan
 from gateway.run.background.summary_writer import SummaryWriter
 from gateway.run.upstream.route import Route, resolve_agent_model
-from gateway.run.usage.limiter import PlannedCall
+from gateway.run.usage.planned_call import PlannedCall
 from gateway.settings import Settings
 from storage.commands import CommittedTurn
 from storage.errors import StaleWrite, StoreError

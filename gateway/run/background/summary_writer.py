@@ -18,7 +18,7 @@ from gateway.core.upstream.policy import Target
 from gateway.run.background.background_model import BackgroundModel, ModelAnswer
 from gateway.run.background.job_context import JobFailed
 from gateway.run.background.summary_path import SummarySpan
-from gateway.run.usage.limiter import PlannedCall
+from gateway.run.usage.planned_call import PlannedCall
 from gateway.tokens import choose_tokenizer
 
 # `max_tokens` of a request for a summary, as a multiple of the tokens that its prompt allows the summary.

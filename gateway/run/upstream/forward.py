@@ -26,7 +26,8 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.outgoing import COMPLETIONS_PATH, OutgoingRequest
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, find_aliased_route, is_listed, make_unknown_upstream_error
-from gateway.run.usage.limiter import Limiter, PlannedCall
+from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.planned_call import PlannedCall
 from gateway.settings import Settings
 from storage.records import DEFAULT_PROJECT
 

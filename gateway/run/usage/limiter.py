@@ -13,9 +13,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from gateway.core.request.chat_request import ChatRequest
-from gateway.core.upstream.policy import Target
-from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.limit_answer import make_rate_headers, make_refusal
 from gateway.core.usage.limit_rules import (
     MEASURED_UNITS,
@@ -33,15 +30,10 @@ from gateway.run.receipt import Receipt
 from gateway.run.usage.limit_buckets import LimitBuckets
 from gateway.run.usage.limit_table import LimitTable
 from gateway.run.usage.meter import Meter
+from gateway.run.usage.planned_call import PlannedCall
 from storage.sql.store import Store
 from storage.usage_records import REFUSE, UsageLimit
 
-# The tokens of output that are reserved for a request that names no limit. Not measured: with fewer, requests at the
-# same time pass a limit together; with more, they are refused below it.
-_UNNAMED_TOKENS: Final = 1000
-# The most tokens of output that are reserved: many clients name as their limit all that a model can write, such as
-# 128,000, and a few such requests would use up a limit. Not measured.
-_MAX_RESERVED_TOKENS: Final = 4000
 # Processes that have written usage within this time share the limits of a minute. Not measured: a process that has
 # stopped holds its share for as long.
 _SHARED_S: Final = 90.0
@@ -51,22 +43,6 @@ _SHARED_WRITES: Final = 1.5
 # run.
 _ENDING_TICKS: Final = 30
 _NO_TOKENS: Final = estimate_amounts()
-
-
-class PlannedCall(Struct, frozen=True):
-    """A call of a model before it is made, by which its use is estimated."""
-
-    # The body of the request.
-    body: bytes
-    # The request's limit for its output; None: the request names no limit.
-    max_tokens: int | None
-    # The model that would answer.
-    target: Target
-
-    @classmethod
-    def for_request(cls, request: ChatRequest, target: Target) -> PlannedCall:
-        """Returns the call that answers a request."""
-        return cls(request.raw, request.max_tokens, target)
 
 
 class LimitState(Struct, frozen=True):
@@ -171,7 +147,7 @@ class Limiter:
         if not self.limits.has_any(receipt.project):
             self._reservations[receipt] = LimitReservation()
             return None
-        wanted_amounts = _NO_TOKENS if call is None else self._estimate(call)
+        wanted_amounts = _NO_TOKENS if call is None else call.estimate_use(self._meter.find_price)
         buckets = self._list_buckets(receipt)
         substitute = None
         if receipt.work is not None:
@@ -227,7 +203,7 @@ class Limiter:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
         used_amounts = self._meter.measure_use_so_far(receipt)
-        wanted_amounts = self._estimate(call)
+        wanted_amounts = call.estimate_use(self._meter.find_price)
         reservation.count_ended_minutes(used_amounts, self._now())
         reserved_buckets = {bucket.limit.id: bucket for bucket in reservation.amounts}
         present_buckets = self._buckets.get(limits, receipt.user)
@@ -281,16 +257,6 @@ class Limiter:
             amounts[bucket] = amount = wanted_amounts[bucket.amount_index]
             bucket.reserved += amount
         self._reservations[receipt] = LimitReservation(amounts, substitute)
-
-    def _estimate(self, call: PlannedCall) -> Amounts:
-        """Returns the amounts that a call may use."""
-        output_tokens = _UNNAMED_TOKENS
-        if call.max_tokens is not None:
-            output_tokens = min(call.max_tokens, _MAX_RESERVED_TOKENS)
-        prompt_tokens = estimate_prompt_tokens(call.body)
-        price = self._meter.find_price(call.target.upstream, call.target.model)
-        cost = 0 if price is None else price.compute_cost(prompt_tokens, output_tokens)
-        return estimate_amounts(prompt_tokens + output_tokens, cost)
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited_requests.inc(limit.unit, limit.per or "", then)
