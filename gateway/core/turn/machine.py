@@ -533,12 +533,14 @@ class Turn:
         content_before = "" if terms.shows_steps else self._earlier_rounds.content
         filler, self._next_filler = self._next_filler, ""
         self._round = Round(terms, self._view, self._round.form, content_before, filler, self._reply_count)
+        # Other dialects begin a new item or block with thoughts that follow a text.
+        is_one_text = self._view.speaks_chat or not content_before
         self._reader = RoundReader(
             self._round,
             terms,
             self._view,
             self._earlier_rounds.turn_usage_maker,
-            follows_thoughts=self._earlier_rounds.have_thoughts and not terms.shows_steps,
+            follows_thoughts=self._earlier_rounds.have_thoughts and not terms.shows_steps and is_one_text,
         )
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:

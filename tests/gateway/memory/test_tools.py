@@ -569,6 +569,18 @@ def test_the_thoughts_of_two_rounds_do_not_run_together(world: World, stream: bo
     assert sent == ["Note it."]
 
 
+def test_thoughts_after_a_text_are_an_item_of_their_own(world: World) -> None:
+    world.upstream.rules = Rules(unknown_parameters=False)  # one that reads thoughts
+    world.upstream.queue(
+        call_tools(insert("Has a cat."), text="Noting.", delta={"reasoning_content": "Note it."}),
+        say("Noted.", delta={"reasoning_content": "Confirm it."}),
+    )
+    events: Any = world.sdk.responses.create(input="I have a cat.", model="agent/helper", stream=True)
+    *_, last = events
+    summaries = [item.summary[0].text for item in last.response.output if item.type == "reasoning"]
+    assert summaries == ["Note it.", "Confirm it."]
+
+
 # -- hidden rounds come back
 
 
