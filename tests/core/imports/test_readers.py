@@ -188,6 +188,7 @@ def test_claude_of_another_form_is_refused(item: Any) -> None:
         ("[2026-03-01] – Likes tea.", "Likes tea.", "2026-03-01"),
         ("[2026-13-01] - Likes tea.", "Likes tea.", None),
         ("[unknown] - Likes tea.", "Likes tea.", None),
+        ("- [Date unknown] - Likes tea.", "Likes tea.", None),
         ("[2026] Likes tea.", "[2026] Likes tea.", None),
         ("-5 degrees is too cold", "-5 degrees is too cold", None),
         ("• 好きなのはお茶", "好きなのはお茶", None),

@@ -73,7 +73,7 @@ def lines(*values: Any) -> bytes:
         (lines({"messages": [], "id": "a"}), "jsonl"),
         (lines({"messages": [{"id": "m", "threadId": "t"}], "threads": []}), "mastra"),
         (b"[2026-03-01] - Likes tea.", "list"),
-        (b"[unknown] - Likes tea.", "list"),
+        (b"[Unknown date] - Likes tea.", "list"),
         (b"# Me\n- Likes tea.", "list"),
     ],
 )

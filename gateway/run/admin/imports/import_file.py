@@ -42,8 +42,8 @@ MAX_LINE_BYTES: Final = 10_000_000
 MAX_GATHERED_CONVERSATIONS: Final = 200_000
 # The bytes of a file's beginning, which show its format. A line that is too long is skipped in pieces of this size.
 _HEAD_BYTES: Final = 64 << 10
-# The beginning of a line of a list of facts with dates (`simple_formats.read_fact`), which is no JSON.
-_DATED_LINE: Final = re.compile(rb"\[(?:\d{4}-\d{2}-\d{2}|unknown)\]")
+# The beginning of a line of a list of facts with dates, which is no JSON.
+_DATED_LINE: Final = re.compile(simple_formats.DATE_PATTERN.encode(), re.IGNORECASE)
 # The format of a list, by a key of its first item.
 _FORMAT_BY_ITEM_KEY: Final = {"mapping": "chatgpt", "chat_messages": "claude", "memory": "mem0"}
 # The format of an object, by one of its keys.
