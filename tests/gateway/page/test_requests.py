@@ -1196,6 +1196,29 @@ def test_a_question_asked_again_says_that_its_reply_is_forgotten(operator: Opera
     )
 
 
+def test_the_slowest_requests_are_listed_the_longest_first(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """Whoever looked for them read 2,000 rows, the newest first."""
+    world = operator.world
+    rest = Gate()
+    upstream.queue(say("One. Two.", tokens=["One. ", "Two."], hold_after={2: rest}))
+    with world.sdk.chat.completions.create(
+        model="m", stream=True, user="alice", messages=[{"role": "user", "content": "Count."}]
+    ) as stream:
+        next(chunk for chunk in stream if chunk.choices[0].delta.content)
+        world.chat(user="bob").say("Hello.")  # within the time of the other request
+        rest.open()
+        assert [*stream]
+    world.settle()
+    assert [each["name"] for each in operator.twin("requests")["items"]] == ["bob", "alice"]
+    slowest = operator.twin("requests?only=slowest")
+    assert ([each["name"] for each in slowest["items"]], slowest["next"]) == (["alice", "bob"], None)
+    assert [each["name"] for each in operator.twin("requests?only=slowest&limit=1")["items"]] == ["alice"]
+    assert "requests?only=slowest" in operator.get("requests").body.decode()
+    assert "the longest first" in plain(operator.get("requests?only=slowest").body.decode())
+
+
 def test_a_reply_that_its_client_left_has_not_failed(upstream: StrictUpstream, operator: Operator) -> None:
     """Each interruption of a voice agent was listed as a failure with the status 499."""
     world = operator.world

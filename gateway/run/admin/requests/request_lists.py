@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from heapq import merge
+from heapq import merge, nlargest
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -27,7 +27,8 @@ from storage.recall_record import pack_request_id
 from storage.sql.store import Store
 
 # failed: with a status of 500 or more. none: without a named user. unavailable: memory could not be used.
-RequestSelection = Literal["failed", "none", "unavailable"]
+# slowest: those that took longest, the longest first, on one page.
+RequestSelection = Literal["failed", "none", "unavailable", "slowest"]
 
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
 
@@ -123,7 +124,9 @@ class RequestLists(Struct, frozen=True):
                 logged = self.log.list_ended(project=project, memory=memory)
         elif self.log is not None:
             logged = await self._list_logged(self.log, project)
-        if only is not None:
+        if only == "slowest":
+            logged = nlargest(limit, logged, key=lambda each: each.ms)
+        elif only is not None:
             logged = [each for each in logged if _is_selected(each, only)]
         # Only the requests of the page become records: all 2,000 of the log would take the event loop 10 ms.
         older_logged = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
@@ -208,7 +211,7 @@ class RequestLists(Struct, frozen=True):
         return listed_requests[:limit], rows_in_log
 
 
-def _is_selected(request: LoggedRequest, only: RequestSelection) -> bool:
+def _is_selected(request: LoggedRequest, only: Literal["failed", "none", "unavailable"]) -> bool:
     """Returns whether an ended request is in a selection. The overview counts requests in the same way."""
     if only == "failed":
         return request.status is not None and request.status >= 500
