@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from storage.database import Connection, Database, Row, begin_work
 from storage.errors import StoreError
@@ -24,6 +25,24 @@ SQL = load("jobs.sql")
 
 # The longest pause between two reads of a queue that processes share, since a notification may be lost.
 _MAX_WAIT_S = 60.0
+
+
+class _Attempt(NamedTuple):
+    """An attempt at a job."""
+
+    # The number of the job.
+    job_id: int
+    # The number of the attempt, as `Job.attempt`.
+    number: int
+
+
+class _AwaitedJobs(NamedTuple):
+    """The jobs that a request waits for."""
+
+    # The kind of the jobs.
+    kind: str
+    # The row of the jobs' agent.
+    agent_row: int
 
 
 class JobLeases(StoreGroup):
@@ -47,14 +66,14 @@ class JobLeases(StoreGroup):
         self._wake_here = wake_here
         # The name of the clock by which leases are measured.
         self._clock_name = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts that the next claim releases: (job, attempt) -> the end of the lease; None: any end. An attempt that
+        # The attempts that the next claim releases, each with the end of its lease; None: any end. An attempt that
         # ended while the database was out of reach has None. An attempt that got no answer to its claim has the end of
         # its lease, since another process may have claimed the job with the same attempt number.
-        self._attempts_to_release: dict[tuple[int, int], float | None] = {}
+        self._attempts_to_release: dict[_Attempt, float | None] = {}
         # False once `stop_claiming` was called.
         self._may_claim = True
-        # The numbers of requests of this process that wait for jobs, by the kind and the agent's row of the jobs.
-        self._waiter_counts: Counter[tuple[str, int]] = Counter()
+        # The numbers of requests of this process that wait for jobs.
+        self._waiter_counts: Counter[_AwaitedJobs] = Counter()
 
     @reads
     async def find_due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
@@ -82,18 +101,19 @@ class JobLeases(StoreGroup):
     @contextmanager
     def mark_awaited(self, kind: str, agent_row: int) -> Iterator[None]:
         """Marks an agent's jobs of a kind as awaited by a request of this process."""
-        self._waiter_counts[kind, agent_row] += 1
+        awaited = _AwaitedJobs(kind, agent_row)
+        self._waiter_counts[awaited] += 1
         if not self._may_claim:
             self._wake_here()
         try:
             yield
         finally:
-            self._waiter_counts[kind, agent_row] -= 1
-            if not self._waiter_counts[kind, agent_row]:
-                del self._waiter_counts[kind, agent_row]
+            self._waiter_counts[awaited] -= 1
+            if not self._waiter_counts[awaited]:
+                del self._waiter_counts[awaited]
 
-    def _list_awaited(self, kinds: Sequence[str]) -> list[tuple[str, int]]:
-        return [awaited for awaited in self._waiter_counts if awaited[0] in kinds]
+    def _list_awaited(self, kinds: Sequence[str]) -> list[_AwaitedJobs]:
+        return [awaited for awaited in self._waiter_counts if awaited.kind in kinds]
 
     def begin_attempts(self) -> None:
         """Begins the work of the jobs that this task claims next, as `storage.database.begin_work`."""
@@ -112,7 +132,7 @@ class JobLeases(StoreGroup):
         running: the ids of jobs that the caller runs itself, which are not taken over even after their leases.
         """
         attempts_to_release = dict(self._attempts_to_release)
-        claimed_attempts: dict[tuple[int, int], float | None] = {}
+        claimed_attempts: dict[_Attempt, float | None] = {}
 
         async def claim_job(connection: Connection) -> Job | None:
             claimed_attempts.clear()  # a failed attempt at this transaction may have added to it
@@ -127,7 +147,7 @@ class JobLeases(StoreGroup):
                 return None
             *columns, held_until, _ = row
             job = make_job(columns)
-            claimed_attempts[job.id, job.attempt] = held_until
+            claimed_attempts[_Attempt(job.id, job.attempt)] = held_until
             return job
 
         try:
@@ -198,7 +218,7 @@ class JobLeases(StoreGroup):
 
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Renews a job's lease. Returns False if this attempt no longer holds the job, or its memory has changed."""
-        if (job.id, job.attempt) in self._attempts_to_release:
+        if _Attempt(job.id, job.attempt) in self._attempts_to_release:
             return False
         values = (job.id, job.attempt, self._tick(), lease_s)
         return bool(await asyncio.shield(self._database.write_one(SQL["renew_lease"], values)))
@@ -210,7 +230,7 @@ class JobLeases(StoreGroup):
 
     def release_later(self, job: Job) -> None:
         """Ends a lease while the database is out of reach. The next claim of this process writes the end."""
-        self._attempts_to_release[job.id, job.attempt] = None
+        self._attempts_to_release[_Attempt(job.id, job.attempt)] = None
 
 
 async def _is_current(connection: Connection, row: Row) -> bool:
