@@ -253,10 +253,16 @@ class Database(Protocol):
         """Rises when another database is found in the place of this one, whose ids name other rows (`begin_work`)."""
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        """Runs a short, indexed read. Raises: StoreTimeout past the deadline."""
+        """Runs a short, indexed read. Raises: StoreTimeout past the deadline.
+
+        deadline_ms: the milliseconds that the read may take; None: those of the task (`choose_deadline_ms`), or else
+            as long as the database allows.
+        """
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         """Runs a read that may take long: a big index, an export. Raises: StoreTimeout past the deadline.
+
+        deadline_ms: as in `read`.
 
         A read without a deadline may wait for other long reads, so that turns find the database free.
         """

@@ -29,9 +29,11 @@ def collect_source_rows(exchange_row: int | None, sources: bytes) -> set[int]:
 
 
 class EditKey(NamedTuple):
-    """The key of an edit: its exchange, and its call in the exchange."""
+    """The key of an edit."""
 
+    # The row of the exchange that has the edit.
     exchange_row: int
+    # The id of the call of the tool in the exchange.
     call_id: str
 
 

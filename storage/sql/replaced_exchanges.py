@@ -22,9 +22,11 @@ SQL = load("replaced_exchanges.sql")
 
 
 class MessageOccurrence(NamedTuple):
-    """A place of a message: the exchange that has the message, and the message's number there."""
+    """An exchange that has a message."""
 
+    # The row of the exchange.
     exchange_row: int
+    # The number of the message in the exchange.
     seq: int
 
 

@@ -114,7 +114,11 @@ class SqliteDatabase:
         A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not there) does
         not stop the start: `health` reports it, every operation raises that error, and it comes back by itself.
 
+        path: the file of the database.
         address: the address at which this process serves, shown to a process that is refused the file.
+        synchronous: the value of SQLite's pragma, NORMAL or FULL, as `DatabaseFile.synchronous`.
+        limits: the bounds and pauses of the writer; None: the defaults.
+        busy_timeout_ms: the time that the writer waits for another process that holds the file.
         factory: the class of connections, for tests that count statements.
         connect: a function that opens the writing connection, for tests with a fault there; None: `connect_current`.
         check_s: the seconds between two checks of the database's health.
