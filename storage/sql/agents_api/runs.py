@@ -100,13 +100,19 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
             await add_text(
                 connection, run.agent_row, run.id, RunTextKind.LISTING, seq=0, data=command.listing
             )
-        if command.read_memory_row is not None and command.kind:
-            # The memory that is read has one such job for all its runs, so the key of the job is its kind.
-            await jobs.enqueue_in(connection, command.kind, command.read_memory_row, command.kind)
-        elif command.kind:
-            payload = orjson.dumps({"run": run.id})
-            await jobs.enqueue_in(connection, command.kind, run.agent_row, run.uid, payload)
+        if command.kind:
+            await _enqueue_job(connection, jobs, command, run)
     return run
+
+
+async def _enqueue_job(connection: Connection, jobs: Jobs, command: RunAccept, run: Run) -> None:
+    """Stores the job that performs a run."""
+    if command.read_memory_row is None:
+        payload = orjson.dumps({"run": run.id})
+        await jobs.enqueue_in(connection, command.kind, run.agent_row, run.uid, payload)
+    else:
+        # The memory that is read has one such job for all its runs, so the key of the job is its kind.
+        await jobs.enqueue_in(connection, command.kind, command.read_memory_row, command.kind)
 
 
 async def find_run(connection: Connection, agent_row: int, run_row: int) -> Run | None:
