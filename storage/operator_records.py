@@ -88,15 +88,35 @@ class FoundMemory(Struct, frozen=True):
     agent_name: str | None
 
 
+class UnindexedVersion(NamedTuple):
+    """A value that a block had before its present one."""
+
+    # The label of the block.
+    label: str
+    # The number of the version.
+    version: int
+    # The value.
+    value: str
+
+
+class SummaryText(NamedTuple):
+    """The text of a summary."""
+
+    # The public id of the conversation.
+    conversation_uid: str
+    # The text.
+    text: str
+
+
 class UnindexedTexts(Struct, frozen=True):
     """Texts of a memory that no index has."""
 
-    # Earlier versions of its blocks: label, version, value.
-    versions: Sequence[tuple[str, int, str]]
+    # Earlier versions of its blocks.
+    versions: Sequence[UnindexedVersion]
     # The present values of its blocks, by their labels.
     block_values: Mapping[str, str]
-    # The public id of the conversation of each summary, and its text.
-    summaries: Sequence[tuple[str, str]]
+    # Its summaries.
+    summaries: Sequence[SummaryText]
     # Exchanges with messages that no index has: replaced, cancelled and long ones, and exchanges with calls of tools.
     exchanges: Sequence[SourceExchange]
     # True if the memory has no other texts that no index has.

@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import orjson
 
@@ -20,7 +20,9 @@ from storage.operator_records import (
     SizedConversation,
     SizedMemory,
     SourceExchange,
+    SummaryText,
     UnindexedTexts,
+    UnindexedVersion,
 )
 from storage.records import CALL_ATOM, REPLY, RESULT_ATOM, Exchange, ExchangeState, Revision, Scope
 from storage.sql import exchanges
@@ -35,6 +37,8 @@ from storage.sql.group import StoreGroup, as_method, long_reads, reads
 from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("memory_pages.sql")
+
+T = TypeVar("T")
 
 # A text with this character at its end comes after all texts that begin with that text.
 LAST_CHARACTER = chr(sys.maxunicode)
@@ -342,25 +346,22 @@ class MemoryPages(StoreGroup):
         """Returns the newest texts of a memory that no index has. next_seq: the memory's next number."""
         blocks = await load_blocks(connection, agent_row)
         block_rows = [block.id for block in blocks]
-        versions = await load_rows(connection, SQL["earlier_versions"], block_rows, _MAX_UNINDEXED + 1)
-        summaries = await connection.fetch_rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
+        version_rows = await load_rows(connection, SQL["earlier_versions"], block_rows, _MAX_UNINDEXED + 1)
+        versions = [UnindexedVersion(*row) for row in version_rows]
+        summary_rows = await connection.fetch_rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
+        summaries = [SummaryText(*row) for row in summary_rows]
         first_seq = next_seq - _NEWEST_SEQS
         values = (agent_row, first_seq, RESULT_ATOM, CALL_ATOM, _LONG_BYTES, ATOM_BYTES - 1)
         candidates = await connection.fetch_rows(SQL["unindexed"], values)
-        few_versions = _choose_affordable(versions, [len(row[2]) for row in versions])
-        few_summaries = _choose_affordable(summaries, [len(row[1]) for row in summaries])
+        few_versions = _choose_affordable(versions, [len(version.value) for version in versions])
+        few_summaries = _choose_affordable(summaries, [len(summary.text) for summary in summaries])
         exchange_rows = [row[0] for row in _choose_affordable(candidates, [row[1] for row in candidates])]
-        rows = await load_rows(connection, SQL["whole_exchanges"], exchange_rows, agent_row)
-        rows.sort(key=lambda row: exchange_rows.index(row[4]))
         chosen_counts = (len(few_versions), len(few_summaries), len(exchange_rows))
         return UnindexedTexts(
-            [(row[0], row[1], row[2]) for row in few_versions],
+            few_versions,
             {block.label: block.value for block in blocks},
-            [(row[0], row[1]) for row in few_summaries],
-            [
-                SourceExchange(make_exchange_with_content(content_row), uid, False)
-                for uid, *content_row in rows
-            ],
+            few_summaries,
+            await _load_whole_exchanges(connection, agent_row, exchange_rows),
             is_complete=first_seq <= 1 and chosen_counts == (len(versions), len(summaries), len(candidates)),
         )
 
@@ -437,18 +438,27 @@ def _find_branches(steps: Sequence[_PathStep]) -> list[Branch]:
     return branches
 
 
-def _choose_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
-    """Returns the first rows, as many as may be looked through: `_MAX_UNINDEXED`, and `_MAX_UNINDEXED_BYTES` together.
+async def _load_whole_exchanges(
+    connection: Connection, agent_row: int, exchange_rows: Sequence[int]
+) -> list[SourceExchange]:
+    """Returns the exchanges in these rows, in this order."""
+    rows = await load_rows(connection, SQL["whole_exchanges"], exchange_rows, agent_row)
+    sources = [SourceExchange(make_exchange_with_content(row), uid, False) for uid, *row in rows]
+    return sorted(sources, key=lambda source: exchange_rows.index(source.exchange.id))
 
-    A row that would exceed the bytes is left out, and later rows may still be taken.
 
-    sizes: the bytes of each row.
+def _choose_affordable(texts: Sequence[T], sizes: Sequence[int]) -> list[T]:
+    """Returns the first texts, as many as may be looked through: `_MAX_UNINDEXED`, `_MAX_UNINDEXED_BYTES` together.
+
+    A text that would exceed the bytes is left out, and later texts may still be taken.
+
+    sizes: the bytes of each text.
     """
-    chosen: list[Row] = []
+    chosen: list[T] = []
     remaining_bytes = _MAX_UNINDEXED_BYTES
-    for row, size in zip(rows, sizes, strict=True):
+    for text, size in zip(texts, sizes, strict=True):
         if size <= remaining_bytes and len(chosen) < _MAX_UNINDEXED:
-            chosen.append(row)
+            chosen.append(text)
             remaining_bytes -= size
     return chosen
 
