@@ -5,6 +5,7 @@ The form is not documented; it was read off exports of 2024 to 2026.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from gateway.core.imports.branch import get_newest_leaf, list_branch
@@ -18,6 +19,8 @@ from gateway.core.imports.records import (
     validate_text,
 )
 
+# The notice that stands in the plain text of a message in place of each block without text, such as a call.
+_NOTICE: Final = re.compile(r"```\nThis block is not supported on your current device yet\.\n```")
 _ROLES: Final[dict[str, Role]] = {"human": "user", "assistant": "assistant"}
 
 
@@ -63,15 +66,15 @@ def _read_message(item: dict[str, Any]) -> SourceMessage | None:
 
 
 def _read_text(item: dict[str, Any]) -> str:
-    """Returns the text of a message: of its blocks, or the plain text of an older export. Raises: WrongForm."""
+    """Returns the text of a message: of its blocks, or else its plain text. Raises: WrongForm."""
     blocks = item.get("content")
-    if isinstance(blocks, list) and blocks:
-        # The plain text of such a message has a notice in the place of each call and result.
+    if isinstance(blocks, list):
         texts = [
             block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text"
         ]
-        return "\n".join(text for text in texts if isinstance(text, str))
-    text = item.get("text", "")
-    if not isinstance(text, str):
+        if text := "\n".join(text for text in texts if isinstance(text, str)):
+            return text
+    plain_text = item.get("text", "")
+    if not isinstance(plain_text, str):
         raise WrongForm("the text of a message is no text")
-    return text
+    return _NOTICE.sub("", plain_text)

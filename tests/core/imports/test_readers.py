@@ -149,6 +149,8 @@ UNSUPPORTED = "```\nThis block is not supported on your current device yet.\n```
         (claude_with({"sender": "human", "content": [], "text": "Old"}), [*ALL, ("user", "Old")], 0),
         # In place of calls and results the plain text has a notice, which is no text of the reply's.
         (claude_with({"sender": "assistant", "content": BLOCKS[2:4], "text": UNSUPPORTED}), ALL, 1),
+        (claude_with({"sender": "human", "content": BLOCKS[2:3], "text": f"Old{UNSUPPORTED}"}),
+         [*ALL, ("user", "Old\n")], 0),
         (claude_with({"sender": "human", "text": ""}, {"sender": "system", "text": "x"}), ALL, 2),
         (linked(claude_conversation("c", TALK)), ALL, 0),
         # The third message was asked once more: the path to the newest message is the branch.
