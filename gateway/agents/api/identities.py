@@ -188,16 +188,12 @@ class IdentityRoutes:
 
         Programs name their users so at each start.
         """
-        find = partial(self._definitions.find_by_name, request.project, _KIND, body.identifier_key)
-        identities = await find()
-        if not identities:
-            try:
-                return await self.create(request, body)
-            except WriteConflict:
-                # Another request has made the identity meanwhile.
-                identities = await find()
-                if not identities:
-                    raise
+        try:
+            return await self.create(request, body)
+        except WriteConflict:
+            identities = await self._definitions.find_by_name(request.project, _KIND, body.identifier_key)
+            if not identities:
+                raise
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
             # A list of properties replaces the properties of the identity; without a list they stay.

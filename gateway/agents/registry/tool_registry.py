@@ -133,14 +133,12 @@ class ToolRegistry:
 
         merge: the function that makes the new definition from the present one; None: `definition` is the new one.
         """
-        namesakes = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-        if not namesakes:
-            try:
-                return await self.create(project, name, definition)
-            except WriteConflict:
-                namesakes = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-                if not namesakes:
-                    raise
+        try:
+            return await self.create(project, name, definition)
+        except WriteConflict:
+            namesakes = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
+            if not namesakes:
+                raise
         return await self.change(
             project, namesakes[0].uid, lambda before: (None, definition if merge is None else merge(before))
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from gateway.agents.tools.mcp_report import SessionReport
+from gateway.core.lenient import as_text
 
 # The types of parts of a result that the package knows.
 _BLOCK_TYPES = frozenset(("text", "image", "audio", "resource", "resource_link"))
@@ -50,14 +51,12 @@ class LenientStream:
         name, schema = tool.get("name"), tool.get("inputSchema", {})
         if not isinstance(name, str):
             return None
-        if isinstance(schema, dict):
-            # A schema without a type may allow any arguments, or be a list of alternatives.
-            schema = {"type": "object", **schema}
-        if not isinstance(schema, dict) or not _takes_arguments(schema):
+        # A schema without a type may allow any arguments, or be a list of alternatives.
+        schema = {"type": "object", **schema} if isinstance(schema, dict) else {}
+        if not _takes_arguments(schema):
             self._report.uncallable.append(name)
             return None
-        text = tool.get("description")
-        return {"name": name, "description": text if isinstance(text, str) else "", "inputSchema": schema}
+        return {"name": name, "description": as_text(tool.get("description")), "inputSchema": schema}
 
 
 def _read_block(block: Any) -> Any:
@@ -71,7 +70,7 @@ def _takes_arguments(schema: dict[str, Any]) -> bool:
     """Returns whether a schema describes arguments by name."""
     properties, required = schema.get("properties") or {}, schema.get("required") or []
     return (
-        schema["type"] == "object"
+        schema.get("type") == "object"
         and isinstance(properties, dict)
         and all(isinstance(property_, dict | bool) for property_ in properties.values())
         and isinstance(required, list)
