@@ -409,9 +409,15 @@ class AgentRuns:
             is_resumable=send.accepted is not None,
         )
         return TurnRun(
-            call, attempts, prompt, memory, services=self._choose_services(send).turn_services,
-            guide=_make_guide(send, memory, prompt), terms=make_terms(send, prompt), run_terms=run_terms,
-        )  # fmt: skip
+            call,
+            attempts,
+            prompt,
+            memory,
+            services=self._choose_services(send).turn_services,
+            guide=_make_guide(send, memory, prompt),
+            terms=make_terms(send, prompt),
+            run_terms=run_terms,
+        )
 
     def _make_toolbox_factory(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
         return partial(self.toolboxes.make_for_step, sender=_make_sender(send, context))
