@@ -226,7 +226,15 @@ def test_a_word_late_in_a_very_long_block_is_found(upstream: StrictUpstream, tmp
         agent = speak(world, "Hello.")
         learn(world, agent, block=" ".join(f"word{n}" for n in range(6_000)) + " peanuts")
         found = operator.twin(f"m/{agent.uid}/words?q=peanuts")
+        speak(world, "No peanut for me.")
+        block = f"m/{agent.uid}/b/human"
+        stored = operator.twin(block)["block"]
+        value = stored["value"].replace("peanuts", "hazelnuts")
+        operator.twin(block, {"value": value, "version": stored["version"]})
+        corrected = plain(page(operator, f"{block}?words=peanuts"))
     assert [each["label"] for each in found["blocks"]] == ["human"]
+    # Not "right or wrong": the correction took the word out.
+    assert "1 message still says “peanuts”." in corrected
 
 
 def test_a_person_who_corrects_is_told_what_still_has_the_old_words(operator: Operator) -> None:

@@ -21,7 +21,12 @@ from gateway.run.admin.records.request_records import HitRecord
 from gateway.run.admin.words.texts_with_words import TextWithWords, search_blocks
 from gateway.run.admin.words.word_counts import MAX_WORDS_ALONE, Remaining, WordCounts, list_all_but_one
 from storage.records import Agent, Fact
-from storage.search.text_words import has_words, list_distinctive_lost_words, list_uncommon_words
+from storage.search.text_words import (
+    has_words,
+    has_words_anywhere,
+    list_distinctive_lost_words,
+    list_uncommon_words,
+)
 
 # If a text has lost at most this many words, each of them alone can make another text wrong: "Lives in Porto with her
 # mother". Not measured.
@@ -197,7 +202,9 @@ class LostWords(Struct, frozen=True):
 async def has_lost_words(query: str, old_text: str, new_text: str) -> bool:
     """Returns whether a text had all words of a query before a correction, and has not all of them after it."""
     # In a thread, since a long text takes some milliseconds.
-    return await asyncio.to_thread(lambda: has_words(old_text, query) and not has_words(new_text, query))
+    return await asyncio.to_thread(
+        lambda: has_words_anywhere(old_text, query) and not has_words_anywhere(new_text, query)
+    )
 
 
 def _list_distinctive_words(agent: Agent, text: str, facts: Sequence[Fact]) -> list[str]:
