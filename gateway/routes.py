@@ -23,6 +23,7 @@ from gateway.run.admin.access.link_operations import LinkOperations
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.usage.usage_operations import UsageOperations
 from gateway.run.stored_responses import StoredResponses
+from gateway.run.upstream.endpoint_routes import EndpointRoutes
 from gateway.run.upstream.forward import Forwarder
 from gateway.services import Services
 from gateway.web.admin import make_admin_routes
@@ -91,10 +92,9 @@ def make_endpoints(
     settings, limits, chat = services.settings, services.limits, services.chat
     forwarder = Forwarder(
         settings=settings,
-        providers=services.providers,
+        routes=EndpointRoutes(settings, services.providers, chat.model_routes.get_route),
         failover=chat.failover,
         rules=chat.resolver.rules,
-        get_model_route=chat.model_routes.get_route,
         limiter=services.accounting.limiter,
     )
     forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)

@@ -155,7 +155,7 @@ class ForwardedRoute:
     ) -> None:
         """Answers a request with its whole body, which may be empty."""
         refuse_required_memory(incoming.headers)
-        route = self.parts.forwarder.get_route(
+        route = self.parts.forwarder.routes.get_route(
             head.upstream_path,
             request_body.model,
             head.upstream_name,
@@ -192,7 +192,7 @@ class ForwardedRoute:
         with parts.bodies.make_quota() as quota:
             is_searched = await self._read_to_model(upload, head, quota)
             info.model = upload.field_value or None
-            route = parts.forwarder.get_route(
+            route = parts.forwarder.routes.get_route(
                 head.upstream_path,
                 info.model,
                 head.upstream_name,

@@ -131,7 +131,7 @@ class MessagesRoute:
         info.memory = "off"
         caller = info.caller
         upstream_path = incoming.upstream_path
-        route = self.forwarder.get_route(upstream_path, request_body.model, upstream_name=None)
+        route = self.forwarder.routes.get_route(upstream_path, request_body.model, upstream_name=None)
         outgoing = OutgoingRequest(
             method="POST",
             upstream_path=upstream_path,

@@ -87,7 +87,7 @@ class ResponseCallRoute(ForwardedRoute):
 
         A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
-        return not head.is_encoded or self.parts.forwarder.has_upstream_without(head.upstream_path)
+        return not head.is_encoded or self.parts.forwarder.routes.has_upstream_without(head.upstream_path)
 
     async def answer_with_body(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
@@ -190,7 +190,7 @@ class ResponseCallRoute(ForwardedRoute):
         if (
             conversation_id is not None
             and is_openai_conversation(conversation_id)
-            and self.parts.forwarder.has_endpoint("/conversations")
+            and self.parts.forwarder.routes.has_endpoint("/conversations")
         ):
             # The conversation lies at an upstream, and this model would answer without its messages.
             raise make_unknown_conversation_error(conversation_id)
@@ -217,7 +217,7 @@ class ResponseCallRoute(ForwardedRoute):
         """
         if find_header(scope["headers"], AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
-        capabilities = self.parts.forwarder.list_capabilities(
+        capabilities = self.parts.forwarder.routes.list_capabilities(
             head.upstream_path, request_body.model, head.upstream_name
         )
         if not capabilities:
@@ -232,7 +232,7 @@ class ResponseCallRoute(ForwardedRoute):
         continues_here = continues_gateway_response(
             request_body.read_value("previous_response_id"), request_body.read_value("conversation")
         )
-        if self.parts.forwarder.is_translated_to_chat(
+        if self.parts.forwarder.routes.is_translated_to_chat(
             head.upstream_path, request_body.model, head.upstream_name, continues_here=continues_here
         ):
             return True

@@ -50,7 +50,9 @@ class ResponsesRoute(ResponseCallRoute):
             return
         incoming.info.memory = None
         native.chat.memories = read_memories(incoming.scope)
-        route = self.parts.forwarder.get_route(head.upstream_path, request_body.model, head.upstream_name)
+        route = self.parts.forwarder.routes.get_route(
+            head.upstream_path, request_body.model, head.upstream_name
+        )
         headers = with_conversation_header(incoming.headers, native.conversation_id)
         await self.chat_route.answer_native(incoming, native, route, headers)
 

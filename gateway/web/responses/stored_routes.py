@@ -110,7 +110,7 @@ class StoredRoute(ForwardedRoute):
 
     def _creates_here(self, path: str) -> bool:
         """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
-        return path == CONVERSATIONS_PATH and not self.parts.forwarder.has_endpoint("/conversations")
+        return path == CONVERSATIONS_PATH and not self.parts.forwarder.routes.has_endpoint("/conversations")
 
     def _forget_before_answer(self, scope: Scope, response_id: str, send: Send) -> Send:
         """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
