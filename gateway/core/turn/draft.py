@@ -18,8 +18,9 @@ from gateway.core.conversation.wire_message import (
     list_raw_calls,
     read_text,
 )
-from gateway.core.lenient import as_object
+from gateway.core.lenient import as_list, as_object
 from gateway.core.thoughts import THOUGHTS_SEPARATOR, read_thoughts
+from gateway.core.turn.continued_reply import SPAN_FIELDS, continue_spans
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, find_reported_counts
@@ -269,6 +270,9 @@ def join_messages(messages: Iterable[Json]) -> Json:
                 joined_message[key] = _concatenate(content, value, choose_separator(content, value))
             elif key in READABLE_THOUGHT_FIELDS and value and joined_message.get(key):
                 merge_field(joined_message, key, f"{THOUGHTS_SEPARATOR}{value}")
+            elif key in SPAN_FIELDS and isinstance(value, list) and (start_offset or joined_message.get(key)):
+                spans = as_list(joined_message.get(key))
+                joined_message[key] = [*spans, *continue_spans(value, len(spans), start_offset)]
             elif key == PRIVATE:
                 fillers += [
                     FillerSpan(start_offset + start, start_offset + end)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from adapters.types import Json
 from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message
-from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.commands import SaveStep
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
@@ -47,14 +45,9 @@ class EarlierRounds:
         return _collect_call_ids(self.messages)
 
     @property
-    def content(self) -> Any:
-        """The content that the client has got so far: a text, or a list of parts where a reply came in parts."""
-        return join_messages(self._shown_replies)["content"]
-
-    @property
-    def have_thoughts(self) -> bool:
-        """True if the client has got readable thoughts."""
-        return any(map(read_thoughts, self._shown_replies))
+    def shown_reply(self) -> Json:
+        """The reply that the client has got so far."""
+        return join_messages(self._shown_replies)
 
     @property
     def turn_usage_maker(self) -> Callable[[Json | None], Json | None] | None:

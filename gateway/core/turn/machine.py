@@ -35,6 +35,7 @@ from gateway.core.turn.call_ids import assign_call_ids
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command, End, TurnOutcome
+from gateway.core.turn.continued_reply import ContinuedReply
 from gateway.core.turn.earlier_rounds import EarlierRounds
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FREE_OFFER, Guide, Offer, Stop
@@ -530,18 +531,17 @@ class Turn:
         self._calls = NO_CALLS
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
-        content_before = "" if terms.shows_steps else self._earlier_rounds.content
+        reply_before = {} if terms.shows_steps else self._earlier_rounds.shown_reply
+        content_before = reply_before.get("content", "")
+        continued = None
+        if reply_before and not self._view.has_signed_thoughts:
+            # Other dialects begin a new item or block with thoughts that follow a text.
+            is_one_text = self._view.speaks_chat or not content_before
+            continued = ContinuedReply(reply_before, separates_thoughts=is_one_text)
         filler, self._next_filler = self._next_filler, ""
         self._round = Round(terms, self._view, self._round.form, content_before, filler, self._reply_count)
-        # Other dialects begin a new item or block with thoughts that follow a text.
-        is_one_text = self._view.speaks_chat or not content_before
-        self._reader = RoundReader(
-            self._round,
-            terms,
-            self._view,
-            self._earlier_rounds.turn_usage_maker,
-            follows_thoughts=self._earlier_rounds.have_thoughts and not terms.shows_steps and is_one_text,
-        )
+        turn_usage_maker = self._earlier_rounds.turn_usage_maker
+        self._reader = RoundReader(self._round, terms, self._view, turn_usage_maker, continued)
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when the step is saved."""

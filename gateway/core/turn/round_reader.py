@@ -20,11 +20,10 @@ from adapters.reply_headers import replace_content_type
 from adapters.types import EVENT_STREAM_TYPE, Event, Header, Json
 from gateway.core.conversation.wire_message import choose_separator, read_text
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
-from gateway.core.lenient import as_list, as_object
-from gateway.core.thoughts import separate_thoughts
 from gateway.core.turn.choice_ends import ChoiceEnds
 from gateway.core.turn.chunks import as_deltas, is_first_choice, make_chunk, make_delta
 from gateway.core.turn.client_view import ClientView, ReplyEvent
+from gateway.core.turn.continued_reply import ContinuedReply
 from gateway.core.turn.round import AS_BODY, AS_EVENTS, DONE_EVENT, Round
 from gateway.core.turn.split_characters import SplitCharacters
 from gateway.core.turn.terms import TurnTerms
@@ -90,14 +89,13 @@ class RoundReader:
         terms: TurnTerms,
         view: ClientView,
         make_turn_usage: Callable[[Json | None], Json | None] | None = None,
-        *,
-        follows_thoughts: bool = False,
+        continued: ContinuedReply | None = None,
     ) -> None:
         """Waits for the head of the reply.
 
         make_turn_usage: returns the client's usage for the usage of this reply, if no other reply follows
             (`Ledger.make_turn_usage`); None: this is the first reply.
-        follows_thoughts: True if the client has thoughts of the rounds before, in the same reply.
+        continued: the reply of the rounds before, which this one continues for the client; None: it stands alone.
         """
         self._round = current_round
         self._draft = current_round.draft
@@ -112,8 +110,7 @@ class RoundReader:
         self._has_begun = make_turn_usage is not None
         # The content of the rounds before, a text or a list of parts.
         self._content_before = current_round.spoken.content_before
-        # True: the first thoughts need a separator from the thoughts of the rounds before.
-        self._follows_thoughts = follows_thoughts
+        self._continued = continued
         # The choices of the reply that have ended.
         self._ends = ChoiceEnds(terms.choice_count)
         # Joins characters that were cut between two events.
@@ -316,8 +313,8 @@ class RoundReader:
             # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
             self._has_begun = bool(chunk.get("choices"))
             self._view.begin(chunk)
-        if self._follows_thoughts and not self._view.has_signed_thoughts and self._separate_thoughts(chunk):
-            self._follows_thoughts = False
+        # The draft has the chunk as it came, since the reply goes upstream again.
+        if self._continued is not None and self._continued.change_chunk(chunk, self._draft.text):
             raw = None
         event = ReplyEvent(raw, name, chunk, calls, turn_usage)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
@@ -342,14 +339,6 @@ class RoundReader:
             if is_first_choice(choice):
                 calls = self._add_delta(choice.get("delta"), choice.get("finish_reason"), calls)
         return _AddedChoices(calls, goes_on)
-
-    def _separate_thoughts(self, chunk: Json) -> bool:
-        """Separates the thoughts of a chunk from those of the rounds before. Returns whether the chunk has thoughts.
-
-        The draft has the thoughts by now as they came, since they go upstream again.
-        """
-        choices = filter(is_first_choice, as_list(chunk.get("choices")))
-        return any(separate_thoughts(as_object(choice.get("delta"))) for choice in choices)
 
     def _add_usage(self, usage: Any) -> Json | None:
         """Adds the usage of a chunk. Returns the usage for the client; None: the chunk's own usage stays."""

@@ -581,6 +581,32 @@ def test_thoughts_after_a_text_are_an_item_of_their_own(world: World) -> None:
     assert summaries == ["Note it.", "Confirm it."]
 
 
+@both_ways
+def test_the_citations_of_two_rounds_are_spans_of_the_text_that_the_client_has(
+    world: World, stream: bool
+) -> None:
+    """OpenAI's helper for streams fails at the second list, unless its entries have an index."""
+
+    def cite(text: str) -> dict[str, Any]:
+        source = {"url": f"https://{text}.org", "title": text, "start_index": 0, "end_index": len(text)}
+        return {"annotations": [{"type": "url_citation", "url_citation": source}]}
+
+    # In a stream they come after the text.
+    cited: Any = {"ending": {"delta": cite("Dogs")}} if stream else {"delta": cite("Dogs")}
+    world.upstream.queue(
+        call_tools(insert("Has a cat."), text="Cats purr.", delta=cite("Cats")), say("Dogs bark.", **cited)
+    )
+    request: Any = {"model": "agent/helper", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
+    if stream:
+        with world.sdk.chat.completions.stream(**request) as chunks:
+            reply: Any = chunks.get_final_completion().choices[0].message
+    else:
+        reply = world.sdk.chat.completions.create(**request).choices[0].message
+    sources = [each["url_citation"] for each in reply.to_dict()["annotations"]]
+    spans = [reply.content[each["start_index"] : each["end_index"]] for each in sources]
+    assert spans == [each["title"] for each in sources] == ["Cats", "Dogs"]
+
+
 # -- hidden rounds come back
 
 
