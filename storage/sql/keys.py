@@ -103,6 +103,15 @@ class IssuedKey(NamedTuple):
     secret: str
 
 
+class _CachedKey(NamedTuple):
+    """A key in the cache."""
+
+    # The key.
+    key: Key
+    # The time, by `Keys._tick`, at which the key is read again.
+    fresh_until: float
+
+
 class Keys(StoreGroup):
     """The keys of callers. Keys that were presented lately are cached.
 
@@ -116,8 +125,8 @@ class Keys(StoreGroup):
         self._path = path
         self._now = now
         self._tick = time.monotonic
-        # The keys by their digests, each with the time at which it is read again. Replaced as a whole when keys change.
-        self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
+        # The keys by their digests. Replaced as a whole when keys change.
+        self._cache: OrderedDict[bytes, _CachedKey] = OrderedDict()
         # True once the store was known to have a key.
         self._has_key = False
         # The time, by `_tick`, until which the database is not asked again whether it has keys.
@@ -275,21 +284,21 @@ class Keys(StoreGroup):
         """Returns the key with this digest, as `find` does."""
         # Keys may change while this one is read: then it goes into the old cache, which is not used any more.
         cache = self._cache
-        cached, until = cache.get(digest, (None, -math.inf))
-        if cached is not None and self._tick() < until:
-            self._uses.record(cached)
-            return cached
+        cached = cache.get(digest)
+        if cached is not None and self._tick() < cached.fresh_until:
+            self._uses.record(cached.key)
+            return cached.key
         try:
             key = await self._database.read(lambda connection: _find_key(connection, digest, self._now()))
         except StoreUnavailable:
             if cached is None:
                 raise
-            return cached
+            return cached.key
         if key is None:
             cache.pop(digest, None)
             return None
         self._uses.record(key)
-        cache[digest] = key, self._tick() + self._fresh_s
+        cache[digest] = _CachedKey(key, self._tick() + self._fresh_s)
         if len(cache) > CACHED_KEYS:
             cache.popitem(last=False)
         return key
@@ -328,7 +337,9 @@ class Keys(StoreGroup):
 
     def _expire_cache(self) -> None:
         """Makes all cached keys due to be read again. While the database is down, the cached keys still count."""
-        self._cache = OrderedDict((digest, (key, -math.inf)) for digest, (key, _) in self._cache.items())
+        self._cache = OrderedDict(
+            (digest, cached._replace(fresh_until=-math.inf)) for digest, cached in self._cache.items()
+        )
         self._has_none_until = -math.inf
 
     def _update_keyed_file(self) -> None:

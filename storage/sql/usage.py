@@ -39,10 +39,7 @@ class Usage(StoreGroup):
 
     @bulk_writes
     async def add(self, connection: Connection, part: UsagePart) -> None:
-        """Adds a part's counters to the stored sums, unless the part was added before.
-
-        So a call may be repeated.
-        """
+        """Adds a part's counters to the stored sums, unless the part was added before: so a call may be repeated."""
         if await connection.fetch_value(SQL["part"], (part.process, part.number, part.at)) is None:
             return
         if part.number == 1:
@@ -59,12 +56,13 @@ class Usage(StoreGroup):
         """Returns the tokens that a project's background calls used on a day, as far as it is written.
 
         project: the project; None: all projects.
+        day: the day, in days since the epoch, as `UsageKey.day`.
         """
         return int(await connection.fetch_value(SQL["background"], (day, project)))
 
     @reads
     async def count_batch_tokens(self, connection: Connection, project: str, day: int) -> int:
-        """Returns the tokens that a project's batches used on a day."""
+        """Returns the tokens that a project's batches used on a day. day: as `UsageKey.day`."""
         return int(await connection.fetch_value(SQL["batches"], (day, project)))
 
     @reads
@@ -74,7 +72,7 @@ class Usage(StoreGroup):
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:
-        """Removes users' names from up to `ROWS_AT_ONCE` rows of a day.
+        """Removes users' names from up to `ROWS_AT_ONCE` rows of a day. day: as `UsageKey.day`.
 
         Returns the number of these rows; 0: no row of the day has a name any more.
         """
