@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -68,32 +68,39 @@ ASYNCPG_ERRORS = (
 )
 
 
+class _Translation(NamedTuple):
+    """The store's error for an error, without the name of the database."""
+
+    # The class of the store's error.
+    error_type: type[StoreError]
+    # The text of the store's error.
+    text: str
+
+
 def translate_error(error: BaseException, name: str = "the database") -> StoreError:
     """Returns the store's own error for an error of asyncpg or of the network, which becomes its cause."""
     if isinstance(error, asyncpg.PostgresError):
         _remove_values(error)
-    text = str(error) or type(error).__name__
-    error_type: type[StoreError]
-    if _is_closed(error):
-        error_type = StoreFailed
-        text = "PostgreSQL closed the connection"
-    elif isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        error_type = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
-        text = f"{text} ({state})"
-        if state in _POOLER_STATES and ("prepared statement" in text or "startup parameter" in text):
-            error_type = StoreFailed
-            text = f"{text}: {_POOLER_ADVICE}"
-    elif isinstance(error, TimeoutError):
-        error_type = StoreTimeout
-        text = "no answer in time"
-    elif isinstance(error, OSError):
-        error_type = StoreFailed
-    else:  # asyncpg was asked for something that it does not do
-        error_type = StatementFailed
+    error_type, text = _choose_translation(error)
     translated = error_type(f"{name}: {text}")
     translated.__cause__ = error
     return translated
+
+
+def _choose_translation(error: BaseException) -> _Translation:
+    text = str(error) or type(error).__name__
+    if _is_closed(error):
+        return _Translation(StoreFailed, "PostgreSQL closed the connection")
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        text = f"{text} ({state})"
+        if state in _POOLER_STATES and ("prepared statement" in text or "startup parameter" in text):
+            return _Translation(StoreFailed, f"{text}: {_POOLER_ADVICE}")
+        return _Translation(_BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed), text)
+    if isinstance(error, TimeoutError):
+        return _Translation(StoreTimeout, "no answer in time")
+    # asyncpg's other errors: it was asked for something that it does not do.
+    return _Translation(StoreFailed if isinstance(error, OSError) else StatementFailed, text)
 
 
 def _is_closed(error: BaseException) -> bool:
