@@ -18,6 +18,7 @@ class PatientConnections(PostgresLimits, frozen=True):
 
     acquire_timeout_s: float = PATIENCE_S
     connect_timeout_s: float = PATIENCE_S
+    slow_wait_s: float = PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
