@@ -20,6 +20,9 @@ from gateway.settings import UpstreamSettings
 _MAX_LIST_BYTES = 8 * 1024 * 1024
 # The seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 _LIST_WAIT_S = 10.0
+# The seconds after a failure until the upstream is asked again; twice as many after each further failure, up to
+# `refresh_s`. Not measured: its list is old, or missing, for as long.
+RETRY_S = 15.0
 _log = logging.getLogger("mnemogate")
 
 Entries = list[dict[str, Any]]
@@ -35,6 +38,17 @@ class Refusal(NamedTuple):
 
     def make_error(self) -> GatewayError:
         return NotAuthenticated(self.message) if self.status == 401 else NotAllowed(self.message)
+
+
+def choose_pause_s(failures: int, refresh_s: float) -> float:
+    """Returns the seconds until an upstream is asked again.
+
+    failures: the number of failures in a row.
+    refresh_s: the pause after a success, in seconds.
+    """
+    if not failures:
+        return refresh_s
+    return min(RETRY_S * 2.0 ** min(failures - 1, 16), refresh_s)
 
 
 class ListFetcher:

@@ -2,7 +2,7 @@
 
 The upstreams' lists are fetched in the background, at start and again from time to time. No request waits for them. An
 upstream that does not answer keeps its earlier list. An upstream that lists its models only for the caller's key is
-asked with that key when the caller asks; the answer is cached for the key, as a hash of it.
+asked with that key when the caller asks (`caller_lists`).
 """
 
 from __future__ import annotations
@@ -10,44 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.base import Provider
 from gateway.core.request.requested_agent import AGENT_PREFIX
-from gateway.errors import (
-    BadRequest,
-    UnknownModel,
-)
-from gateway.run.upstream.list_fetcher import Entries, ListFetcher, Refusal
+from gateway.errors import BadRequest, UnknownModel
+from gateway.run.upstream.caller_lists import CallerList, CallerLists
+from gateway.run.upstream.list_fetcher import Entries, ListFetcher, Refusal, choose_pause_s
 from gateway.run.upstream.route import UPSTREAM_HEADER, make_unknown_upstream_error, resolve_route
 from gateway.settings import Settings
-from storage.digests import digest_secret
 
-# The seconds after a failure until the upstream is asked again; twice as many after each further failure, up to
-# `refresh_s`. Not measured: its list is old, or missing, for as long.
-RETRY_S = 15.0
-# The keys with a cached answer, those that were used last. Each list may take a megabyte, so these take 64 at most.
-CACHED_KEYS = 64
 _log = logging.getLogger("mnemogate")
-
-
-@dataclass(slots=True)
-class _CachedAnswer:
-    """The answer of an upstream to one key."""
-
-    # Held while the upstream is asked.
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # The time from which on the upstream is asked again, by the list's clock.
-    valid_until: float = 0.0
-    # The number of times in a row that the upstream gave no list.
-    failures: int = 0
-    # The last list; None: the upstream has given none, or has refused the key since.
-    entries: Entries | None = None
-    # The last refusal of the key; None: the key was not refused the last time.
-    refusal: Refusal | None = None
 
 
 class ModelList:
@@ -73,13 +47,12 @@ class ModelList:
         self._fetcher = ListFetcher(settings.upstreams)
         self._providers = providers
         self._created_at = created_at
-        self._clock = clock
         # The list that each upstream gave without a caller's key.
         self._lists: dict[str, Entries] = {}
         # The refusal of each upstream that lists its models only for a caller's key.
         self._refusals: dict[str, Refusal] = {}
-        # The answers by upstream and the hash of a caller's key. The key that was used last comes last.
-        self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()
+        # The lists that upstreams give for a caller's key.
+        self._caller_lists = CallerLists(self._fetcher, refresh_s, clock)
         # The entries of the gateway's list that all callers get.
         self.entries = self._merge(self._lists)
 
@@ -99,13 +72,7 @@ class ModelList:
         # An upstream that asks for the caller's key is not asked without a key again.
         while name not in self._refusals:
             failures = 0 if await self.refresh(name, provider) else failures + 1
-            await asyncio.sleep(self._choose_pause_s(failures))
-
-    def _choose_pause_s(self, failures: int) -> float:
-        """Returns the seconds until an upstream is asked again. failures: the number of failures in a row."""
-        if not failures:
-            return self._refresh_s
-        return min(RETRY_S * 2.0 ** min(failures - 1, 16), self._refresh_s)
+            await asyncio.sleep(choose_pause_s(failures, self._refresh_s))
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches the list of one upstream. Returns False if it gave no list."""
@@ -174,7 +141,7 @@ class ModelList:
             if is_empty and (refusal := self._refusals.get(name)) is not None:
                 raise refusal.make_error()
             return self.entries
-        answer = await self._ask(name, credential)
+        answer = await self._caller_lists.load(name, self._providers[name], credential)
         if answer.refusal is not None and (upstream is not None or len(self._settings.upstreams) == 1):
             raise answer.refusal.make_error()
         return self._merge_answer(name, answer)
@@ -202,7 +169,7 @@ class ModelList:
             # The key goes where a chat with this model would take it.
             upstream = resolve_route(self._settings, name).upstream
             if upstream in self._list_keyless_upstreams():
-                answer = await self._ask(upstream, credential)
+                answer = await self._caller_lists.load(upstream, self._providers[upstream], credential)
                 if answer.refusal is not None:
                     raise answer.refusal.make_error()
                 entries = self._merge_answer(upstream, answer)
@@ -224,36 +191,11 @@ class ModelList:
         """Returns the upstreams without a key in the settings. They get the caller's key."""
         return [each.name for each in self._settings.upstreams if each.gets_caller_key]
 
-    def _merge_answer(self, upstream: str, answer: _CachedAnswer) -> Entries:
+    def _merge_answer(self, upstream: str, answer: CallerList) -> Entries:
         """Returns the list with an upstream's answer to the caller's key."""
         if answer.entries is None:
             return self.entries
         return self._merge({**self._lists, upstream: answer.entries})
-
-    async def _ask(self, name: str, credential: str) -> _CachedAnswer:
-        """Returns the upstream's answer to this key, from the cache as long as it is valid.
-
-        Concurrent callers with one key wait for one request.
-        """
-        key = (name, digest_secret(credential))
-        answer = self._answers.setdefault(key, _CachedAnswer())
-        self._answers.move_to_end(key)
-        while len(self._answers) > CACHED_KEYS:
-            self._answers.popitem(last=False)
-        async with answer.lock:
-            if not self._refresh_s or self._clock() < answer.valid_until:
-                return answer
-            reply = await self._fetcher.fetch(name, self._providers[name], credential)
-            answer.refusal = reply if isinstance(reply, Refusal) else None
-            if isinstance(reply, list):
-                answer.entries = reply
-                answer.failures = 0
-            else:
-                answer.failures += 1
-            if answer.refusal is not None:
-                answer.entries = None
-            answer.valid_until = self._clock() + self._choose_pause_s(answer.failures)
-        return answer
 
     def _merge(self, lists: Mapping[str, Entries]) -> Entries:
         """Returns profiles and aliases, then the models of upstreams under the names that route to them."""

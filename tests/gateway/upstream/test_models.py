@@ -481,7 +481,7 @@ async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() 
 async def test_an_upstream_that_demands_a_key_is_asked_and_logged_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.upstream.model_list.RETRY_S", 0.0)
+    monkeypatch.setattr("gateway.run.upstream.list_fetcher.RETRY_S", 0.0)
     caplog.set_level("INFO", "mnemogate")
     with StrictUpstream(key="sk-good") as upstream:
         settings = settings_for(upstream)
