@@ -9,7 +9,6 @@ with serve_sleeptime(upstream, tmp_path) as world:
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ from tests.agents.letta import LettaWorld, letta
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, UpstreamRequest, call_tools, fail, say
 from tests.gateway.sdk import are_idle
-from tests.patience import PATIENCE_S
 from tests.storage.run_writer import RunWriter
 
 # Seconds: longer than the pause after which a sleeptime agent reads.
@@ -175,25 +173,23 @@ class SleeptimeWorld:
     def write_turns(self, agent: AgentState, count: int) -> None:
         """Writes so many turns of an agent's default conversation to the store."""
         scope = Scope("default", "@", f"agent:{agent.id.removeprefix('agent-')}")
-        store = self.letta.world.store
+        gateway = self.letta.world.gateway
+        writer = RunWriter(self.letta.world.store, scope)
 
-        async def write() -> None:
-            writer = RunWriter(store, scope)
-            path = await writer.read()
-            path_hash = b""
-            for n in range(count):
-                if n:
-                    # The path as `begin` needs it, without a read of all turns so far.
-                    last = writer.opened.exchange
-                    conversation = Conversation(
-                        last.conversation_row, "", "default", writer.opened.rev, last.id
-                    )
-                    snapshot = MemorySnapshot(conversation=conversation, section=writer.opened.section)
-                    path = ConversationPath(snapshot, (last,))
-                await writer.begin(user(f"Message {n}."), own=path)
-                path_hash = (await writer.finish(assistant("Yes."), path_hash)).path_hash
+        async def write_turn(number: int, path: ConversationPath, path_hash: bytes) -> bytes:
+            await writer.begin(user(f"Message {number}."), own=path)
+            return (await writer.finish(assistant("Yes."), path_hash)).path_hash
 
-        asyncio.run_coroutine_threadsafe(write(), self.letta.world.gateway.loop).result(PATIENCE_S)
+        path = gateway.call(writer.read())
+        path_hash = b""
+        # A call for each turn: all turns together may take longer than one call waits.
+        for number in range(count):
+            path_hash = gateway.call(write_turn(number, path, path_hash))
+            # The path as `begin` needs it, without a read of all turns so far.
+            last = writer.opened.exchange
+            conversation = Conversation(last.conversation_row, "", "default", writer.opened.rev, last.id)
+            snapshot = MemorySnapshot(conversation=conversation, section=writer.opened.section)
+            path = ConversationPath(snapshot, (last,))
 
     def hold_jobs(self) -> None:
         """Has the worker start no job of sleeptime agents any more."""
