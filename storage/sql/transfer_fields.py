@@ -44,15 +44,15 @@ REFERENCES: tuple[TransferPart, ...] = ("conversation", "run", "file", "import")
 class FieldKind(NamedTuple):
     """The conversion of a field between its row and a record."""
 
-    # The JSON where the column has none; None: the field is no JSON.
+    # The JSON of an empty column; None: the field is no JSON.
     json_default: bytes | str | None = None
-    # True or false; the row has 1 or 0.
+    # True if the field is true or false in a record, and 1 or 0 in a row.
     is_flag: bool = False
-    # An import writes its JSON as it is. The writers of the parts write other fields with JSON.
+    # True if an import writes the field as JSON. Otherwise the writer of its part (transfer_import.py) does so.
     is_dumped: bool = False
-    # Older exports do not have it.
+    # True if older exports lack the field.
     is_optional: bool = False
-    # False for what only this gateway needs, such as waiting calls, which are answered here alone.
+    # False for a field that only this gateway needs, such as calls that wait: they are answered here alone.
     is_exported: bool = True
 
     def from_column(self, column: Any) -> Any:
