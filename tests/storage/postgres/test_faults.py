@@ -33,6 +33,7 @@ from storage.errors import (
 )
 from storage.job_records import Job
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
+from storage.postgres.inspection import inspect
 from storage.postgres.postgres_limits import PostgresLimits
 from storage.postgres.sqlstates import translate_error
 from storage.postgres.url import split_by_host
@@ -153,6 +154,20 @@ async def test_a_table_that_is_gone_is_noticed_without_a_request(
         await admin.execute(f"ALTER TABLE gone RENAME TO {table}")
         await admin.close()
     await comes(lambda: store.health.ok)
+
+
+async def test_an_inspection_finds_a_table_that_is_gone(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    await open_store()
+    admin = await asyncpg.connect(database.url)
+    try:
+        await admin.execute("ALTER TABLE recalls RENAME TO gone")
+        with pytest.raises(StatementFailed, match='"recalls" does not exist'):
+            await inspect(PostgresTarget(database.url), PostgresTarget(database.url))
+    finally:
+        await admin.execute("ALTER TABLE gone RENAME TO recalls")
+        await admin.close()
 
 
 async def test_a_primary_that_becomes_a_replica_is_noticed_without_a_request(
