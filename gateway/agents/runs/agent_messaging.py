@@ -290,7 +290,8 @@ class AgentMessaging:
             return recipient.make_failure(AnswerFailure.DEPTH, _TOO_DEEP)
         try:
             resolved = await self._resolve(sender, recipient)
-            if await self._awaits_approval(resolved):
+            agent = await self.store.agents.find(resolved.scope)
+            if agent is not None and await is_awaiting_answers(self.store, agent, DEFAULT_CONVERSATION):
                 return recipient.make_failure(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=name))
             if self.accept_send is None:
                 return recipient.make_failure(AnswerFailure.FAILED, _NOT_STARTED)
@@ -301,10 +302,6 @@ class AgentMessaging:
         except (GatewayError, StoreError) as error:
             return recipient.make_failure(AnswerFailure.FAILED, f"{name} got no message: {error.message}")
         return recipient.make_answer()
-
-    async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
-        agent = await self.store.agents.find(resolved.scope)
-        return agent is not None and await is_awaiting_answers(self.store, agent, DEFAULT_CONVERSATION)
 
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str

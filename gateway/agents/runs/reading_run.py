@@ -139,7 +139,7 @@ class ReadingRun(Struct, frozen=True):
         greeting now. Otherwise the model may refuse everything, because of its settings or its account: returns None.
         """
         store = self.services.keeper.store
-        if await self._count_failed_runs() < _MAX_SHRINKS:
+        if await store.runs.count_failed_before(self.reading.run, _MAX_SHRINKS) < _MAX_SHRINKS:
             return replace(batch, is_more=True)
         if not await store.runs.has_answered(self.reading.run) or not await self._answers_greeting():
             return None
@@ -159,10 +159,6 @@ class ReadingRun(Struct, frozen=True):
             return False
         return True
 
-    async def _count_failed_runs(self) -> int:
-        """Returns how many runs of the agent have failed in a row before this run, `_MAX_SHRINKS` at most."""
-        return await self.services.keeper.store.runs.count_failed_before(self.reading.run, _MAX_SHRINKS)
-
     async def _find_noted_batch(self) -> UnreadBatch | None:
         """Returns the batch that the run noted when it began, without its text; None if the note is gone."""
         run, load_texts = self.reading.run, self.services.keeper.store.run_texts.load_texts
@@ -179,9 +175,9 @@ class ReadingRun(Struct, frozen=True):
 
         Raises: JobFailed if the memory is gone; StoreError.
         """
-        memory, reader = self.memory, self.reader
+        memory, reader, store = self.memory, self.reader, self.services.keeper.store
         window = self.resolved.spec.context_window
-        failed_count = await self._count_failed_runs()
+        failed_count = await store.runs.count_failed_before(self.reading.run, _MAX_SHRINKS)
         # With about four characters a token, a batch fills a quarter of the window, and a message at most half of it.
         batch_chars = min(BATCH_CHARS, window or BATCH_CHARS) >> failed_count
         message_chars = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed_count

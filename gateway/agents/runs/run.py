@@ -198,12 +198,10 @@ def make_identity(run_request: RunRequest) -> Identity:
 
 def make_chat_request(run_request: RunRequest, *, is_streamed: bool = True) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages, which come from the path."""
-    tools = [*run_request.client_tools]
-    sampling = make_sampling(
-        run_request.spec, has_tools=bool(tools or run_request.spec.tools), overrides=run_request.fields
-    )
+    spec, tools = run_request.spec, [*run_request.client_tools]
+    sampling = make_sampling(spec, has_tools=bool(tools or spec.tools), overrides=run_request.fields)
     body: dict[str, Any] = {
-        "model": run_request.spec.model or "",
+        "model": spec.model or "",
         "messages": [],
         **({"stream": True} if is_streamed else {}),
         **sampling,
@@ -211,10 +209,16 @@ def make_chat_request(run_request: RunRequest, *, is_streamed: bool = True) -> C
     if tools:
         body["tools"] = tools
     return ChatRequest(
-        raw=orjson.dumps(body), json=body, model=body["model"], messages=[], stream=is_streamed, wants_usage=False,
-        tool_names=tuple(str(tool["function"]["name"]) for tool in tools), has_tools=bool(tools), n=1,
-        token_limit=find_token_limit(body), gateway_fields=frozenset(sampling),
-    )  # fmt: skip
+        raw=orjson.dumps(body),
+        json=body,
+        model=body["model"],
+        messages=[],
+        stream=is_streamed,
+        tool_names=tuple(str(tool["function"]["name"]) for tool in tools),
+        has_tools=bool(tools),
+        token_limit=find_token_limit(body),
+        gateway_fields=frozenset(sampling),
+    )
 
 
 def make_sampling(
