@@ -110,7 +110,9 @@ class AnthropicBatches(SdkBatches):
         return None
 
     async def poll(self, batch_id: str) -> PartState:
-        state = await self._look_up(self._client.messages.batches.retrieve(batch_id), _read_state)
+        state = await self._await_unless_missing(
+            self._client.messages.batches.retrieve(batch_id), _read_state
+        )
         return state or PartState(is_over=True, is_gone=True)
 
     async def read_results(self, batch_id: str) -> AsyncGenerator[PartResult]:
@@ -136,7 +138,7 @@ class AnthropicBatches(SdkBatches):
 
     async def discard(self, batch_id: str, part: BatchPart) -> None:
         # The API refuses to delete a batch that is under way; it has to be deleted once it has ended.
-        await self._look_up(self._client.messages.batches.delete(batch_id), lambda _: None)
+        await self._await_unless_missing(self._client.messages.batches.delete(batch_id), lambda _: None)
 
     def _make_batch_headers(self, lines: BinaryIO) -> dict[str, str]:
         """Returns the headers of a batch, with the version of the API and the beta that its lines need.

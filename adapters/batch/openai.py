@@ -110,7 +110,7 @@ class OpenAIBatches(SdkBatches):
         return None
 
     async def poll(self, batch_id: str) -> PartState:
-        state = await self._look_up(self._client.batches.retrieve(batch_id), _read_state)
+        state = await self._await_unless_missing(self._client.batches.retrieve(batch_id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
 
     async def read_results(self, batch_id: str) -> AsyncGenerator[PartResult]:
@@ -132,7 +132,7 @@ class OpenAIBatches(SdkBatches):
         await self._await_ending(self._client.batches.cancel(batch_id))
 
     async def discard(self, batch_id: str, part: BatchPart) -> None:
-        file_ids = await self._look_up(self._client.batches.retrieve(batch_id), _list_file_ids)
+        file_ids = await self._await_unless_missing(self._client.batches.retrieve(batch_id), _list_file_ids)
         if file_ids is None:
             await self._delete_upload(part)
         for file_id in file_ids or ():

@@ -56,7 +56,7 @@ class SdkBatches:
         """Opens no connection.
 
         headers: the headers that are sent with every request.
-        now: a clock, in seconds since the epoch, by which a Retry-After is read.
+        now: a function that returns the seconds since the epoch, for dates in Retry-After.
         proxy: the proxy of the settings; None: no proxy.
         adapt_calls: the function that gives calls the form that the upstream takes (`OpenAICompatible.adapt_calls`).
         """
@@ -83,19 +83,22 @@ class SdkBatches:
             await self._client.close()
 
     def _check_installed(self) -> None:
-        """Raises: ProviderUnreachable: the SDK is not installed. A batch waits until it is."""
+        """Checks that the SDK is installed. Raises: ProviderUnreachable: it is missing, and a batch waits for it."""
         if (missing_package := self.missing_package) is not None:
             raise ProviderUnreachable(missing_package, was_sent=False)
 
     def _map_errors(self) -> AbstractContextManager[None]:
-        """Raises provider errors in place of the SDK's. Raises: ProviderUnreachable: the SDK is not installed."""
+        """Returns a context in which the SDK's errors are raised as provider errors.
+
+        Raises: ProviderUnreachable: the SDK is not installed.
+        """
         self._check_installed()
         return map_sdk_errors(import_module(self.sdk), self._now)
 
-    async def _look_up(
+    async def _await_unless_missing(
         self, call: Awaitable[_Answer], read_answer: Callable[[_Answer], _Result]
     ) -> _Result | None:
-        """Awaits a look-up, and returns the result of `read_answer`; None: the provider answers 404."""
+        """Awaits a call about one object. Returns the result of `read_answer`; None: the object is missing (404)."""
         try:
             with self._map_errors():
                 return read_answer(await call)
@@ -105,7 +108,7 @@ class SdkBatches:
             return None
 
     async def _await_ending(self, call: Coroutine[Any, Any, object]) -> None:
-        """Awaits a call that cancels or deletes. A 400, 404 or 409 is no error: the object has ended or is gone."""
+        """Awaits a call that cancels or deletes. A 400, 404 or 409 is no error: the object has ended or is missing."""
         try:
             with self._map_errors():
                 await call

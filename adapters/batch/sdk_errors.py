@@ -22,7 +22,7 @@ def map_sdk_errors(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     """Raises errors of an SDK as provider errors.
 
     sdk: the module of the SDK.
-    now: a clock, in seconds since the epoch, for dates in Retry-After.
+    now: a function that returns the seconds since the epoch, for dates in Retry-After.
     """
     try:
         yield
