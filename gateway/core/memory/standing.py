@@ -1,42 +1,29 @@
 """Standing facts: wishes, preferences and instructions of a user that a later request does not name.
 
 "I never eat meat" matters in a question about restaurants, and shares no word with it. A fact that always holds is a
-standing fact, and the memory section shows it. A background model marks standing facts; without one a rule finds the
-sentences that state such a fact in the first person, by a table of words (gateway/data/standing_words.txt).
+standing fact, and the memory section shows it (`standing_block.py`). A background model marks standing facts; without
+one a rule finds the sentences that state such a fact in the first person, by a table of words
+(gateway/data/standing_words.txt).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.core.dates import render_day
 from gateway.core.memory.fact_words import list_distinctive_words, make_fact_key
 from gateway.core.memory.orders import STATEMENT, get_own_text
 from gateway.core.memory.secret_texts import has_secret
-from gateway.core.prompt.note_text import estimate_tokens
-from gateway.core.tags import escape_tags
 from gateway.core.words import QUESTION_MARKS
 from storage.commands import LearnedFact
 from storage.reader_commands import LearnedChanges
-from storage.records import Block, Fact, Message, StandingFact
+from storage.records import Fact, Message
 
-# The label of the block with the standing facts.
-LABEL = "always"
-# The most tokens (estimated) that the block has in the memory section, since each conversation pays for them. Chosen,
-# not measured.
-MAX_TOKENS = 120
-# The fewest tokens of the line of a fact: with fewer left, no further fact is tried.
-_MIN_LINE_TOKENS = 4
-# The tokens that are counted for the line of a month. Not measured.
-_MONTH_TOKENS = 5
-# The description of the block, for the model.
-_DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 # The table of words with which standing facts begin.
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
 # The most characters of a sentence that states a fact; a longer one is a story. Not measured: with fewer, facts with
@@ -57,8 +44,6 @@ _ADVERBS_KEY = "-"
 _CONDITIONS_KEY = "?"
 # The beginnings of alternatives of a pattern in the table that are no letters.
 _BEGINNINGS = (r"\b", "^")
-# The number of characters of year and month in an ISO date.
-_MONTH_CHARS = 7
 
 
 def learn_standing(
@@ -123,94 +108,14 @@ def is_standing(sentence: str) -> bool:
     return len(sentence) <= MAX_CHARS and any(pattern.search(sentence) for pattern in _read_table().patterns)
 
 
-class StandingBlock(NamedTuple):
-    """The standing facts as a block of the memory section."""
-
-    # The block; None: no fact is shown.
-    block: Block | None = None
-    # The numbers of the facts that the block shows.
-    shown_seqs: tuple[int, ...] = ()
-
-
-class _FactLine(NamedTuple):
-    """A fact with its line in the block."""
-
-    # The fact.
-    fact: StandingFact
-    # The line of the fact.
-    line: str
-
-
-def make_standing_block(
-    facts: Sequence[StandingFact], blocks: Iterable[Block], shown_seqs: Collection[int] | None
-) -> StandingBlock:
-    """Returns the block of standing facts.
-
-    facts: the current facts, in the order in which the block takes them.
-    blocks: the other blocks of the section. If one of these has the label of standing facts, no block is made.
-    shown_seqs: the numbers of facts that the block shows already. It goes on to show these facts, for the provider's
-        prompt cache; the room of a fact that is gone goes to other facts. None: the block is made again from all facts.
-    """
-    shown_facts = [fact for fact in facts if fact.seq in (shown_seqs or ())]
-    if shown_seqs is not None and len(shown_facts) == len(shown_seqs):
-        chosen_lines = [_FactLine(fact, _make_line(fact)) for fact in shown_facts]
-    else:
-        chosen_lines = _choose_fitting([*shown_facts, *(fact for fact in facts if fact not in shown_facts)])
-    if not chosen_lines or any(block.label == LABEL for block in blocks):
-        return StandingBlock()
-    chosen_lines.sort(key=lambda each: each.fact.seq, reverse=True)
-    lines_by_month: dict[str, list[str]] = {}
-    for fact, line in reversed(chosen_lines):
-        lines_by_month.setdefault(_read_month(fact), []).append(f"- {line}")
-    lines = [line for month, month_lines in lines_by_month.items() for line in (f"[{month}]", *month_lines)]
-    block = Block(
-        id=0, label=LABEL, description=_DESCRIPTION, value="\n".join(lines), limit=0, read_only=True
-    )
-    return StandingBlock(block, tuple(each.fact.seq for each in chosen_lines))
-
-
-def fit_into_block(facts: Sequence[StandingFact]) -> bool:
-    """Returns whether the block has room for all of these facts."""
-    return len(_choose_fitting(facts)) == len(facts)
+def read_first_clause(sentence: str) -> str:
+    """Returns the first clause of a sentence; the sentence, if it has one clause."""
+    return _CLAUSE.split(sentence, maxsplit=1)[0]
 
 
 def normalize_statement(text: str) -> str:
     """Returns the bare statement of a fact or of a message; two that state the same have the same statement."""
     return get_own_text(text).strip(" .")
-
-
-def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
-    """Returns the facts that fit into the block: first those that a person asked for, then the first other facts."""
-    fitting_lines: list[_FactLine] = []
-    months: set[str] = set()
-    tokens_left = MAX_TOKENS
-    for fact in sorted(facts, key=lambda fact: not fact.is_manual):
-        if tokens_left < _MIN_LINE_TOKENS:
-            break
-        line = _make_line(fact)
-        month = _read_month(fact)
-        # A month has a line of its own.
-        tokens = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
-        if tokens <= tokens_left:
-            fitting_lines.append(_FactLine(fact, line))
-            months.add(month)
-            tokens_left -= tokens
-    return fitting_lines
-
-
-def _make_line(fact: StandingFact) -> str:
-    """Returns the line of a fact.
-
-    For a sentence of a message it has the first clause if the clause alone states the fact, else the sentence.
-    """
-    text = get_own_text(fact.text)
-    clause = _CLAUSE.split(text, maxsplit=1)[0]
-    is_enough = text != fact.text and clause != text and is_standing(clause)
-    return escape_tags((clause if is_enough else text)[:MAX_CHARS].rstrip(" ."))
-
-
-def _read_month(fact: StandingFact) -> str:
-    return render_day(fact.at)[:_MONTH_CHARS]
 
 
 def _find_sentences(messages: Iterable[Message]) -> Iterator[tuple[Message, str]]:

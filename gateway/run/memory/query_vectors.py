@@ -8,7 +8,7 @@ from math import inf
 
 from msgspec import Struct, field
 
-from gateway.core.memory.standing import fit_into_block
+from gateway.core.memory.standing_block import fit_into_block
 from storage.commands import MemorySnapshot
 from storage.records import Agent, AgentNumbers, StandingFact, Vector, VectorSimilarities
 from storage.sql.store import Store

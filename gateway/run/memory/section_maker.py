@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from gateway.core.memory.standing import StandingBlock, make_standing_block
+from gateway.core.memory.standing_block import StandingBlock, make_standing_block
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.section import (
     Section,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from gateway.core.memory.standing import make_standing_block
+from gateway.core.memory.standing_block import make_standing_block
 from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.tags import make_mark
 from gateway.run.memory.find_messages import (

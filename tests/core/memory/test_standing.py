@@ -6,7 +6,8 @@ import pytest
 
 from gateway.core.memory import standing
 from gateway.core.memory.fact_words import list_distinctive_words
-from gateway.core.memory.standing import is_standing, learn_standing, make_standing_block
+from gateway.core.memory.standing import is_standing, learn_standing
+from gateway.core.memory.standing_block import make_standing_block
 from storage.records import Block, Fact, Message, StandingFact
 from tests.rows import each_row
 

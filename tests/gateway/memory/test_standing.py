@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.standing import MAX_TOKENS, learn_standing
+from gateway.core.memory.standing import learn_standing
+from gateway.core.memory.standing_block import MAX_TOKENS
 from gateway.core.memory.transcript import clean_messages
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.forgetting.forget_operations import ForgetOperations

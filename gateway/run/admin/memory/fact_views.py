@@ -8,7 +8,7 @@ from typing import cast
 
 from msgspec import UNSET, Struct
 
-from gateway.core.memory.standing import make_standing_block
+from gateway.core.memory.standing_block import make_standing_block
 from gateway.errors import UnknownId
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory.source_records import LISTED_SOURCES, list_source_exchanges, list_sources

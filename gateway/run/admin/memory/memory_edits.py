@@ -12,7 +12,8 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, make_fact_key
-from gateway.core.memory.standing import MAX_CHARS, find_replaced_rows, fit_into_block, normalize_statement
+from gateway.core.memory.standing import MAX_CHARS, find_replaced_rows, normalize_statement
+from gateway.core.memory.standing_block import fit_into_block
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact
 from gateway.run.admin.memory.editor import COMMAND, Editor, note_edit
