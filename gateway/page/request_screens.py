@@ -96,6 +96,7 @@ class _RequestScreens(Struct, frozen=True):
             "agents": {}
             if memory_name
             else await requests.lists.load_agent_names((*page.in_flight, *page.items)),
+            "projects": requests.logged.map_memories_to_projects(),
             "resent": requests.logged.find_resent(page.items),
             "unsearched": requests.logged.find_unsearched(page.items),
             # With the words of all people each new row would be another read in the audit.

@@ -686,7 +686,7 @@ def test_a_search_for_a_common_name_says_that_more_people_have_it(operator: Oper
 
 
 def test_people_of_one_name_in_two_projects_are_told_apart(operator: Operator) -> None:
-    """On the overview, and among those who are called so, both were "ann.shaw"."""
+    """On the overview, in the list of requests and among those who are called so, both were "ann.shaw"."""
     world = operator.world
     for project in ("shop", "bank"):
         key = world.gateway.call(world.store.keys.create(project, "app"))[1]
@@ -696,6 +696,9 @@ def test_people_of_one_name_in_two_projects_are_told_apart(operator: Operator) -
     world.settle()
     overview = plain(page(operator, ""))
     assert re.findall(r"ann\.shaw (\w+) · ", overview) == ["bank", "shop"]
+    for path in ("", "requests"):
+        listed = re.findall(r"ann\.shaw (\w+) what they asked", plain(page(operator, path)))
+        assert listed == ["bank", "shop"], path
     called = plain(page(operator, "people?q=shaw").partition('<h2 id="called">')[2])
     assert sorted(re.findall(r"ann\.shaw project (\w+) · last turn", called)) == ["bank", "shop"]
 
