@@ -12,7 +12,7 @@ import pytest
 from storage.errors import StoreBusy, StoreClosed, StoreFailed, StoreTimeout, StoreUnavailable
 from storage.postgres.connection import PostgresTarget
 from storage.postgres.pool import ConnectionPool, PoolLimits
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, advance_loop
 
 TARGET = PostgresTarget("postgresql://user@127.0.0.1:1/none")
 
@@ -123,18 +123,17 @@ async def test_the_wait_before_an_opening_is_part_of_its_time(server: Server) ->
     pool = await open_pool(size=1)
     raw = await pool.acquire()
     server.go_on.clear()
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + 0.1
-    opening = asyncio.create_task(pool.acquire(wait_s=0.1, opening_s=0.1))
-    await asyncio.sleep(0.05)
+    opening = asyncio.create_task(pool.acquire(wait_s=3600.0, opening_s=3600.0))
+    await asyncio.sleep(0)
+    advance_loop(2000.0)
+    server.asked.clear()
     raw.terminate()
     pool.release(raw)  # it is lost, so that the caller opens another one
-    await asyncio.sleep(deadline - loop.time())
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert opening.done()
-    with pytest.raises(StoreTimeout):
-        await opening
+    await server.asked.wait()
+    advance_loop(2000.0)
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(StoreTimeout):
+            await opening
     server.go_on.set()
     await pool.close(1)
 

@@ -49,7 +49,7 @@ from storage.sqlite.watch import Changes
 from storage.sqlite.writer import WriterLimits
 from tests.core.conversations import assistant, user
 from tests.doubles.disk import Disk, may_not_grow, use_page
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, comes
 from tests.stored import ALICE, HUMAN, Speaker, rows
 
 # Attempts to recover are made by the tests, not by a timer.
@@ -900,11 +900,8 @@ async def test_a_file_that_was_removed_is_noticed_and_made_again(open_store: Any
     store = await open_store(limits=limits)
     first = await store.keys.create("default", "first")
     take_away(path)
-    for _ in range(5000):  # it looks when it comes to rest
-        if store.health.error is not None:
-            break
-        await asyncio.sleep(0.001)
-    assert "removed or replaced" in (store.health.error or "")
+    # The writer looks when it is idle.
+    assert "removed or replaced" in await comes(lambda: store.health.error or "")
     assert await store.database.writer.recover()
     second = await store.keys.create("default", "second")
     assert [key.name for key in await store.keys.list()] == [second[0].name]
