@@ -175,11 +175,13 @@ class NativeMessages(Struct, frozen=True):
             edited_message = _edit_message(message, dropped_results, notes.get(index))
             if edited_message is None:
                 continue
-            added_message = upstream_messages[-1] if ends_with_added and upstream_messages else None
-            if added_message is not None and added_message["role"] == edited_message.get("role") == "user":
-                # The results of the gateway's tools and of the client's tools are one message, the gateway's first.
-                content = _join_results_first([added_message, edited_message])
-                upstream_messages[-1] = {"role": "user", "content": content}
+            role = edited_message.get("role")
+            added_role = upstream_messages[-1]["role"] if ends_with_added and upstream_messages else None
+            if role == added_role:
+                # The results of the gateway's tools and of the client's tools are one message, the gateway's first. So
+                # are a stored reply and what was heard of a reply off the record after it.
+                content = _join_results_first([upstream_messages[-1], edited_message])
+                upstream_messages[-1] = {"role": role, "content": content}
             else:
                 upstream_messages.append(edited_message)
             ends_with_added = False

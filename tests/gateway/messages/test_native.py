@@ -1595,3 +1595,22 @@ def test_a_window_is_cut_so_that_calls_and_results_stay_together(
             upstream.forget_replies()
         assert [request.refusal for request in upstream.chats if request.refusal] == []
         assert len(upstream.last.json["messages"]) < len(talk.messages) - 1
+
+
+def test_the_heard_part_of_a_reply_off_the_record_follows_the_stored_reply(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """Roles alternate, or the API refuses the request."""
+    headers = {
+        "x-mnemogate-user": "alice",
+        "x-mnemogate-conversation": "call-1",
+        "x-mnemogate-history": "append",
+    }
+    upstream.queue(say("Good day."), say("Once there was a fox."), say("It woke."))
+    assert post(world, hello(), headers).status == 200
+    assert post(world, hello("A tale?"), {**headers, "x-mnemogate-memory": "off"}).status == 200
+    heard = {"role": "assistant", "content": "Once there was"}
+    body = {**hello(), "messages": [heard, {"role": "user", "content": "And then?"}]}
+    assert post(world, body, headers).status == 200
+    assert [message["role"] for message in upstream.last.json["messages"]] == ["user", "assistant", "user"]
+    assert blocks(upstream.last, 1) == [plain("Good day."), plain("Once there was")]
