@@ -46,7 +46,7 @@ _OUT_OF_SIGHT = """() => [
     [...document.querySelectorAll(".scroll")].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.ariaLabel),
 ]"""
 # Returns the size of the text of each element that has text of its own, but not of headings, which the width bounds.
-_TEXT_SIZES = """() => [...document.body.querySelectorAll(":not(h1, h1 *, .title)")].filter(
+_TEXT_SIZES = """() => [...document.body.querySelectorAll(":not(h1, h1 *, .title, h2, caption)")].filter(
     (e) => [...e.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())
 ).map((e) => parseFloat(getComputedStyle(e).fontSize))"""
 _TITLES = "() => [document.title, [...document.querySelectorAll('h1')].map((e) => e.textContent)]"

@@ -19,6 +19,10 @@ from tests.gateway.page.test_about_me import PROFILE
 from tests.gateway.page.test_attacks import site
 from tests.gateway.sdk import World, remember
 
+# Return the sizes of the headings' text, that of the page first, and of the boxes to tick.
+_HEADING_SIZES = """() => [...document.querySelectorAll("h1, h2, caption:not(.unseen)")].map(
+    (e) => parseFloat(getComputedStyle(e).fontSize))"""
+_BOX_SIZES = "() => [...document.querySelectorAll('[type=checkbox]')].map((e) => e.offsetWidth)"
 ABOUT_ME = "What is remembered about you"
 
 
@@ -72,6 +76,13 @@ def test_about_me_grows_with_the_text_size_of_the_browser(browser: Browser, worl
     for below in ("", "/words?q=cat", "/b/human", f"/f/{seq}", f"/c/{talk}", f"/forget?fact={seq}"):
         with opened(browser, person, below) as page:
             browser.check_text_size(page)
+            # No heading is larger than that of the page, and the boxes to tick grow along.
+            session = page.context.new_cdp_session(page)
+            session.send("Page.setFontSizes", {"fontSizes": {"standard": 32}})
+            heading, *others = page.evaluate(_HEADING_SIZES)
+            assert max(others, default=0) <= heading, below
+            assert all(size == 36 for size in page.evaluate(_BOX_SIZES)), below
+            session.send("Page.setFontSizes", {"fontSizes": {"standard": 16}})
 
 
 def test_about_me_looks_right_empty_and_with_hostile_texts(browser: Browser, world: World) -> None:
