@@ -81,7 +81,7 @@ class Failure(Struct, frozen=True):
     kind: str
     # True: the upstream may have seen the request.
     was_sent: bool = True
-    # The same endpoint may be asked again. False: the gateway's own deadline has passed.
+    # The same endpoint may be asked again. False: the gateway's own deadline has passed, or the upstream forbids it.
     is_repeatable: bool = True
     # The upstream's Retry-After; None: the upstream gave none.
     retry_after_s: float | None = None

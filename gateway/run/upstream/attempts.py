@@ -315,7 +315,9 @@ class Attempts:
         reply = begun_reply.reply
         if reply.status in TRANSIENT_STATUSES:
             retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
-            return Failure(str(reply.status), retry_after_s=retry_after_s)
+            # OpenAI and Anthropic say so of an error that a retry does not avoid. Their SDKs do not retry then.
+            is_repeatable = ("x-should-retry", "false") not in reply.headers
+            return Failure(str(reply.status), is_repeatable=is_repeatable, retry_after_s=retry_after_s)
         may_fail_over = request.path == CHAT_PATH and self._candidates.following and not self._is_settled
         # If no other endpoint can be asked, the client gets the empty reply.
         if (

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
 import openai
 import orjson
 import pytest
@@ -546,6 +547,17 @@ def test_a_wait_that_is_too_long_is_the_clients(open_failover: OpenFailover) -> 
         with pytest.raises(openai.RateLimitError) as caught:
             world.chat(False, False)
         assert caught.value.response.headers["retry-after"] == "30"
+        assert (world.waits, len(world.first.requests)) == ([], 1)
+
+
+def test_an_error_that_no_retry_avoids_is_the_clients(open_failover: OpenFailover) -> None:
+    error = fail(429, code="insufficient_quota")
+    error = msgspec.structs.replace(error, headers={**error.headers, "x-should-retry": "false"})
+    with open_failover(fallbacks=(), retries=2) as world:
+        world.first.queue(error)
+        with pytest.raises(openai.RateLimitError) as caught:
+            world.chat(False, False)
+        assert caught.value.code == "insufficient_quota"
         assert (world.waits, len(world.first.requests)) == ([], 1)
 
 
