@@ -154,9 +154,9 @@ _SESSION = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
-_BEGIN = "BEGIN"
+BEGIN = "BEGIN"
 # A pooler may hand each transaction to another session.
-_BEGIN_POOLED = (
+BEGIN_POOLED = (
     "BEGIN ISOLATION LEVEL READ COMMITTED;"
     " SET LOCAL lock_timeout = 3000; SET LOCAL idle_in_transaction_session_timeout = 5000"
 )
@@ -362,8 +362,3 @@ class SanitizingConnection(PostgresConnection):
 
 def _render_text(statement: str) -> str:
     return statement.postgres if isinstance(statement, Statement) else statement
-
-
-def begin_statement(target: PostgresTarget) -> str:
-    """Returns the statement that begins a transaction there."""
-    return _BEGIN_POOLED if target.is_pooled else _BEGIN

@@ -17,11 +17,12 @@ import asyncpg
 from storage.database import Operation
 from storage.errors import StatementFailed, StoreBusy, StoreClosed, StoreFailed
 from storage.postgres.connection import (
+    BEGIN,
+    BEGIN_POOLED,
     PostgresConnection,
     PostgresTarget,
     RawConnection,
     SanitizingConnection,
-    begin_statement,
 )
 from storage.postgres.pool import ConnectionPool
 from storage.postgres.postgres_limits import PostgresLimits
@@ -70,7 +71,7 @@ class PostgresWriter:
         on_write: the function that is called for each write that begins.
         """
         self._name = target.name
-        self._begin_statement = begin_statement(target)
+        self._begin_statement = BEGIN_POOLED if target.is_pooled else BEGIN
         self._pool = pool
         self._uptime = uptime
         self._limits = limits

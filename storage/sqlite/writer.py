@@ -153,7 +153,7 @@ class Writer:
 
     async def finish(self, timeout_s: float) -> bool:
         """Refuses new writes, and drains. Returns whether all writes were performed; others fail with StoreClosed."""
-        self._connection.begin_closing()
+        self._connection.is_closing = True
         if self._connection.fault is not None:
             self.refuse_waiting(self._connection.fault)
         is_drained = await self.drain(timeout_s)

@@ -126,10 +126,6 @@ class WriterConnection:
             make_unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
         )
 
-    def begin_closing(self) -> None:
-        """Notes that the database is being closed: no recovery begins any more."""
-        self.is_closing = True
-
     def check(self) -> None:
         """Refuses a write if the first attempt to recover from a fault has failed. Raises: StoreUnavailable."""
         if self.fault is not None and self._is_lasting:
