@@ -80,15 +80,6 @@ class StreamedReply(WrappedStream):
     def prompt_usage(self) -> Json | None:
         return self._translator.prompt_usage
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the chunks. Then reads the rest of the upstream's body, so that its connection is used again."""
-        if self._translator.is_over and not self._peeked:
-            async for _ in self._reply.chunks():
-                pass
-            return
-        async for chunk in super().chunks():
-            yield chunk
-
     async def events(self) -> AsyncIterator[list[Event]]:
         if self._peeked:
             peeked, self._peeked = self._peeked, []
