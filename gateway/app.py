@@ -227,8 +227,10 @@ class Gateway:
             self._mcp_task.cancel()
             await asyncio.gather(self._mcp_task, return_exceptions=True)
         await self._page.aclose()
-        await self.services.stop()
-        self.access.flush()
+        try:
+            await self.services.stop()
+        finally:
+            self.access.flush()
         if self._stop_began_at is not None:
             stopped_after_s = time.monotonic() - self._stop_began_at
             _log.info(
@@ -271,8 +273,10 @@ class WorkerHealth:
 
     async def _stop(self) -> None:
         self.readiness.is_draining = True
-        await self._services.stop()
-        self._access.flush()
+        try:
+            await self._services.stop()
+        finally:
+            self._access.flush()
 
 
 async def _run_lifespan(

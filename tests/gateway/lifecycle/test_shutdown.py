@@ -18,7 +18,9 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.scripted import ScriptedProvider
+from gateway.app import Gateway
 from gateway.limits import Limits
+from gateway.log import AccessLog
 from gateway.services import Services
 from gateway.settings import Settings
 from storage.errors import StoreClosed
@@ -362,3 +364,13 @@ async def test_a_provider_that_cannot_be_closed_leaves_no_other_open(tmp_path: P
     assert [other.is_closed for other in others] == [True, True]
     with pytest.raises(StoreClosed):
         await store.secrets.load_key("traces")
+
+
+async def test_the_access_log_is_whole_though_a_provider_cannot_be_closed(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "m.db")
+    lines: list[bytes] = []
+    gateway = Gateway(Settings(), store, {"a": BrokenProvider()}, access=AccessLog(lines.append))
+    gateway.access.add({"id": "req_1"})
+    with pytest.raises(OSError, match="cannot be closed"):
+        await gateway.stop()
+    assert lines == [b'{"id":"req_1"}\n']
