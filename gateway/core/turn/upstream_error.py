@@ -2,7 +2,8 @@
 
 `find_openai_error` and `find_choice_error` read a chunk, `find_openai_error_of_body` a body,
 `make_openai_error_of_reply` a reply that has failed. `find_error_in_success_body` and `find_error_in_first_event` read
-replies under a status of success, `find_stream_exception` the events of a stream that has begun.
+replies under a status of success, `find_stream_exception` the events of a stream that has begun. `read_retry_delay`
+reads when to try again.
 `gateway.core.turn.refusal` judges these errors.
 """
 
@@ -47,6 +48,8 @@ ERROR_BYTES: Final = 64 * 1024
 _CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 # The message that an error names, in any spelling: "messages[1].role", "messages.[1].role", "messages.1.role".
 _MESSAGE_INDEX: Final = re.compile(rb"(\bmessages(?:\.?\[|\.))(\d{1,9})\b")
+# Finds the time to wait in an error of Google's. (cloud.google.com/apis/design/errors, google.rpc.RetryInfo)
+_RETRY_DELAY: Final = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,9}(?:\.\d{1,9})?)s"')
 # The codes of successful replies, of upstreams whose bodies always have a code.
 _SUCCESS_CODES: Final = (None, "", 0, "0", 200, "200")
 # MiniMax's codes by the status that they mean; any other is a 500. (platform.minimax.io/docs/api-reference/errorcode)
@@ -174,6 +177,12 @@ class RevealedError(NamedTuple):
     body: bytes
     # The message of the error.
     message: str
+
+
+def read_retry_delay(body: bytes) -> float | None:
+    """Returns the seconds to wait that an error names in its body, as Google's does; None: it names none."""
+    delay = _RETRY_DELAY.search(body, 0, ERROR_BYTES)
+    return float(delay[1]) if delay else None
 
 
 def find_error_in_success_body(body: bytes) -> RevealedError | None:

@@ -22,7 +22,7 @@ from adapters.types import ModelRequest
 from gateway.core.dates import DAY_S
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.refusal import is_account_refusal
-from gateway.core.turn.upstream_error import find_error_in_success_body
+from gateway.core.turn.upstream_error import find_error_in_success_body, read_retry_delay
 from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import CallOutcome, DailyBudget
@@ -215,7 +215,7 @@ class BackgroundModel:
         if reply.status == 200 and (error := find_error_in_success_body(body)) is not None:
             call.status, body = error.status, error.body
         if call.status == 429:
-            wait_s = read_retry_after(reply.headers, self.budget.now())
+            wait_s = read_retry_after(reply.headers, self.budget.now()) or read_retry_delay(body)
             # "At once", or a date that is over by this clock, would be a loop.
             raise JobPostponed(f"{self.full_name} is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:

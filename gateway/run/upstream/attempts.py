@@ -23,7 +23,7 @@ from adapters.errors import ProviderError
 from adapters.reply_headers import read_retry_after
 from adapters.types import CHAT_PATH, ModelRequest
 from gateway.core.turn.refusal import RefusedContent, is_filter_verdict
-from gateway.core.turn.upstream_error import is_empty_completion
+from gateway.core.turn.upstream_error import is_empty_completion, read_retry_delay
 from gateway.core.upstream.context_window import ContextWindows, make_model_key
 from gateway.core.upstream.policy import (
     TRANSIENT_STATUSES,
@@ -315,6 +315,8 @@ class Attempts:
         reply = begun_reply.reply
         if reply.status in TRANSIENT_STATUSES:
             retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
+            if retry_after_s is None:
+                retry_after_s = read_retry_delay(begun_reply.begin)
             # OpenAI and Anthropic say so of an error that a retry does not avoid. Their SDKs do not retry then.
             is_repeatable = ("x-should-retry", "false") not in reply.headers
             return Failure(str(reply.status), is_repeatable=is_repeatable, retry_after_s=retry_after_s)

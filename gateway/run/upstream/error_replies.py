@@ -23,6 +23,10 @@ from gateway.core.turn.upstream_error import (
 _ANSWER_PATHS: Final = (CHAT_PATH, "/messages")
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _DISCARD_S: Final = 0.1
+# The headers with the time to wait.
+_WAIT_HEADERS: Final = ("retry-after", "retry-after-ms")
+# The seconds within which the body of a 429 must come, of which the time to wait is read.
+_LIMIT_ERROR_S: Final = 2.0
 
 
 class BegunReply(Struct, frozen=True):
@@ -41,12 +45,15 @@ class BegunReply(Struct, frozen=True):
 async def begin_reply(reply: ModelReply, request: ModelRequest, *, may_peek: bool) -> BegunReply:
     """Returns the reply to a request, read as far as shows whether it is an error under a status of success.
 
-    Such an error gets the status that it names. may_peek: True: the first event of a stream may be read.
+    Such an error gets the status that it names. A 429 is read whole if its headers do not name the time to wait.
+    may_peek: True: the first event of a stream may be read.
     """
     if reply.is_stream:
         if request.method != "POST":
             return BegunReply(reply)  # a stream that is read again may have nothing left
         return await reveal_stream_error(reply) if may_peek else BegunReply(reply, is_replaceable=True)
+    if reply.status == 429 and not any(name in _WAIT_HEADERS for name, _ in reply.headers):
+        return await _read_limit_error(reply)
     is_answer = request.path.partition("?")[0] in _ANSWER_PATHS and reply.status < 300
     return await reveal_whole_error(reply) if is_answer else BegunReply(reply)
 
@@ -105,6 +112,19 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
         return BegunReply(BufferedReply(reply.status, reply.headers, body), body, is_whole=True)
     error_reply = BufferedReply(revealed_error.status, reply.headers, revealed_error.body)
     return BegunReply(error_reply, body, is_whole=True)
+
+
+async def _read_limit_error(reply: ModelReply) -> BegunReply:
+    """Returns a 429 and its body. If the body breaks off or stalls, the returned reply breaks off for its reader."""
+    try:
+        async with asyncio.timeout(_LIMIT_ERROR_S):
+            whole_reply = await read_whole_error(reply)
+    except TimeoutError:
+        stalled = ProviderReplyBroken("the body of the upstream's error did not come in time")
+        return BegunReply(BufferedReply(reply.status, reply.headers, b"", stalled))
+    except ProviderError as error:
+        return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
+    return BegunReply(whole_reply, whole_reply.body, is_whole=True)
 
 
 async def discard_reply(reply: ModelReply) -> None:

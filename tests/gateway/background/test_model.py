@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from adapters.base import ModelReply, Provider
@@ -210,7 +211,11 @@ async def test_a_busy_upstream_says_how_long(world: World) -> None:
     past = ("retry-after", "Thu, 01 Jan 1970 00:00:07 GMT")
     headers: tuple[tuple[Header, ...], ...] = ((("retry-after", "7"),), (), (("retry-after", "0"),), (past,))
     world.provider.queue(*(ScriptedFailure(429, headers=each) for each in headers))
-    for delay_s in (7.0, 30.0, 30.0, 30.0):
+    # Google's says it in its body alone.
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"}
+    error = {"code": 429, "message": "Quota exceeded.", "status": "RESOURCE_EXHAUSTED", "details": [info]}
+    world.provider.queue(ScriptedBody((orjson.dumps([{"error": error}]),), status=429))
+    for delay_s in (7.0, 30.0, 30.0, 30.0, 34.5):
         with pytest.raises(JobPostponed) as caught:
             await world.background().ask("p", ASK)
         assert caught.value.delay_s == delay_s

@@ -561,6 +561,31 @@ def test_an_error_that_no_retry_avoids_is_the_clients(open_failover: OpenFailove
         assert (world.waits, len(world.first.requests)) == ([], 1)
 
 
+@only_openai
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_body_of_googles_limit_names_the_wait(open_failover: OpenFailover, stream: bool) -> None:
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.5s"}
+    error = {"code": 429, "message": "Quota exceeded.", "status": "RESOURCE_EXHAUSTED", "details": [info]}
+    with open_failover(fallbacks=(), retries=1) as world:
+        world.first.queue(Reply(status=429, body=[orjson.dumps([{"error": error}])]), Reply(text="At last."))
+        text, headers = world.chat(stream, False)
+        assert (text, headers["x-mnemogate-tries"]) == ("At last.", "first:429;first:200")
+        assert (world.waits, world.first.opened) == ([1.5], 1)
+
+
+@only_openai
+@pytest.mark.parametrize(
+    "fault", [{"hold_after": {1: Gate()}}, {"cut_after": 1}], ids=["stalls", "breaks off"]
+)
+def test_a_limit_whose_body_does_not_come_is_failed_over(
+    open_failover: OpenFailover, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("gateway.run.upstream.error_replies._LIMIT_ERROR_S", SHORT_S)
+    with open_failover() as world:
+        world.first.queue(Reply(status=429, body=[b"Slow", b"."], **fault))
+        assert world.chat(False, False)[1]["x-mnemogate-tries"] == "first:429;second:200"
+
+
 # --- passing over who fails
 
 
