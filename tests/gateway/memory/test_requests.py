@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 
 from gateway.operations import make_request_operations
-from gateway.run.background.retention import Retention
 from storage.commands import LearnedFact
 from storage.forget_commands import ForgetTarget
 from storage.reader_commands import LearnedChanges
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
-from tests.patience import PATIENCE_S
 from tests.server import RawReply
 from tests.stored import write_learned
 
@@ -215,18 +213,8 @@ async def _key(world: World, project: str) -> str:
     return (await world.store.keys.create(project, f"key of {project}"))[1]
 
 
-@pytest.fixture
-def idle_retention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has a gateway that starts afterwards look for nothing that is too old."""
-
-    async def perform_due(self: Retention) -> float:
-        return PATIENCE_S
-
-    monkeypatch.setattr(Retention, "perform_due", perform_due)
-
-
 @pytest.mark.both
-def test_requests_that_are_too_old_are_hidden_at_once(idle_retention: None, world: World) -> None:
+def test_requests_that_are_too_old_are_hidden_at_once(world: World) -> None:
     id = asked(world, FACT)
     assert why(world, id)["id"] == id
     world.clock.sleep(7 * 86_400 + 1)
