@@ -7,6 +7,7 @@ a memory, and no identity.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
@@ -188,12 +189,10 @@ class IdentityRoutes:
 
         Programs name their users so at each start.
         """
-        try:
-            return await self.create(request, body)
-        except WriteConflict:
-            identities = await self._definitions.find_by_name(request.project, _KIND, body.identifier_key)
-            if not identities:
-                raise
+        find = partial(self._definitions.find_by_name, request.project, _KIND, body.identifier_key)
+        while not (identities := await find()):
+            with suppress(WriteConflict):  # another request has made it meanwhile
+                return await self.create(request, body)
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
             # A list of properties replaces the properties of the identity; without a list they stay.

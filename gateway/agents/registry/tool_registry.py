@@ -6,6 +6,7 @@ A built-in tool has no row. A list sorts it, and the attachment of an agent name
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -133,14 +134,11 @@ class ToolRegistry:
 
         merge: the function that makes the new definition from the present one; None: `definition` is the new one.
         """
-        try:
-            return await self.create(project, name, definition)
-        except WriteConflict:
-            namesakes = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-            if not namesakes:
-                raise
+        while not (found := await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)):
+            with suppress(WriteConflict):  # another request has made it meanwhile
+                return await self.create(project, name, definition)
         return await self.change(
-            project, namesakes[0].uid, lambda before: (None, definition if merge is None else merge(before))
+            project, found[0].uid, lambda before: (None, definition if merge is None else merge(before))
         )
 
     async def delete(self, project: str, uid: str) -> None:
