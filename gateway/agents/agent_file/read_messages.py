@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
@@ -25,26 +26,28 @@ def read_messages(
     messages = list(enumerate(file_messages))[1 if begins_with_prompt else 0 :]
     accepted: list[PortableMessage] = []
     left_out = {index for index, message in messages if message.role not in FILE_ROLES}
-    # The calls of the last reply that have no result yet: their ids in the file by their stored ids. A summary on
-    # Letta's server may have replaced other calls.
-    open_calls: dict[str, str] = {}
+    # The stored ids of the last reply's calls without a result. A summary on Letta's server may have replaced others.
+    open_ids: set[str] = set()
+    # How often each id of a call in the file has had a result since the last reply.
+    result_counts: Counter[str] = Counter()
     for index, file_message in _join_approval_requests(messages):
-        calls = file_message.tool_calls or []
-        file_ids = _make_distinct_ids(calls)
-        distinct_calls = [replace(call, id=call_id) for call, call_id in zip(calls, file_ids, strict=True)]
-        distinct_message = replace(file_message, tool_calls=distinct_calls)
+        call_counts: Counter[str] = Counter()
+        calls = [
+            replace(call, id=_make_distinct_id(call.id, call_counts))
+            for call in file_message.tool_calls or ()
+        ]
+        distinct_message = replace(file_message, tool_calls=calls)
         for portable_message in read_file_message(distinct_message, now, is_text_thought=is_text_thought):
             message = portable_message.message
             if message["role"] != "tool":
-                open_calls = file_ids if "tool_calls" in message else {}
+                open_ids = {str(call["id"]) for call in message.get("tool_calls") or ()}
+                result_counts.clear()
+            elif (stored_id := _make_distinct_id(message["tool_call_id"], result_counts)) in open_ids:
+                open_ids.remove(stored_id)
+                message["tool_call_id"] = stored_id
             else:
-                result_id = message["tool_call_id"]
-                answered_id = next((key for key, file_id in open_calls.items() if file_id == result_id), None)
-                if answered_id is None:
-                    left_out.add(index)
-                    continue
-                del open_calls[answered_id]
-                message["tool_call_id"] = answered_id
+                left_out.add(index)
+                continue
             accepted.append(portable_message)
     return accepted, sorted(left_out)
 
@@ -67,12 +70,10 @@ def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iter
         yield index, replace(message, tool_calls=calls)
 
 
-def _make_distinct_ids(calls: Iterable[FileCall]) -> dict[str, str]:
-    """Returns the ids of a reply's calls in the file, by distinct ids; providers refuse a reply with an id twice."""
-    file_ids: dict[str, str] = {}
-    for call in calls:
-        distinct_id = call.id
-        while distinct_id in file_ids:
-            distinct_id += "_"
-        file_ids[distinct_id] = call.id
-    return file_ids
+def _make_distinct_id(file_id: str, counts: Counter[str]) -> str:
+    """Returns an id for the next occurrence of an id; providers refuse a reply with an id twice.
+
+    counts: how often each id has occurred.
+    """
+    counts[file_id] += 1
+    return file_id if counts[file_id] == 1 else f"{file_id}_{counts[file_id]}"
