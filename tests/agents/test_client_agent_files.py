@@ -314,19 +314,21 @@ def test_most_tokens_of_0_are_no_bound_in_a_file_and_an_error_elsewhere(
     assert refused.value.status_code == 422
 
 
-def test_two_calls_of_one_id_in_a_message_go_upstream_with_ids_of_their_own(world: LettaWorld) -> None:
+def test_calls_of_one_id_in_a_message_go_upstream_with_ids_of_their_own(world: LettaWorld) -> None:
     def repeat_call(file: File) -> None:
         reply, result = agent_of(file)["messages"][2:4]
-        reply["tool_calls"] *= 2
+        reply["tool_calls"] *= 3
         (first,) = result["tool_returns"]
-        result["tool_returns"] = [first, {**first, "func_response": "Order 8 is sent."}]
+        result["tool_returns"] = [{**first, "func_response": f"Order {n} is sent."} for n in (7, 8, 9)]
 
     (id,) = bring_in(world, changed(repeat_call))
     world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
     world.letta.agents.messages.create(id, input="One more pen, please.")
-    reply, *results = world.upstream.last.messages[2:5]
+    reply, *results = world.upstream.last.messages[2:6]
+    first_id = reply["tool_calls"][0]["id"]
+    assert [call["id"] for call in reply["tool_calls"]] == [first_id, f"{first_id}_2", f"{first_id}_3"]
     assert [call["id"] for call in reply["tool_calls"]] == [result["tool_call_id"] for result in results]
-    assert [result["content"].split(" is")[0] for result in results] == ["Order 7", "Order 8"]
+    assert [result["content"].split(" is")[0] for result in results] == ["Order 7", "Order 8", "Order 9"]
 
 
 def test_a_summary_of_thoughts_is_shown_as_thoughts(world: LettaWorld) -> None:
@@ -470,22 +472,29 @@ def test_a_sleeptime_agent_of_a_letta_server_is_recreated(world: LettaWorld) -> 
     assert len(world.letta.agents.list().items) == 2
 
 
-def test_a_voice_agent_of_a_letta_server_has_the_window_of_its_group(world: LettaWorld) -> None:
+@pytest.mark.parametrize(
+    ("most", "least", "imported"),
+    [(60, 20, (60, 20)), (10, 20, (None, None)), (60, None, (None, None))],
+    ids=["fitting", "crossed", "one"],
+)
+def test_a_voice_agent_of_a_letta_server_has_the_window_of_its_group(
+    world: LettaWorld, most: int, least: int | None, imported: tuple[int | None, int | None]
+) -> None:
     def with_voice_group(file: File) -> None:
         first = agent_of(file)
         first["agent_type"] = "voice_convo_agent"
         manager = {
             "manager_type": "voice_sleeptime",
             "manager_agent_id": first["id"],
-            "max_message_buffer_length": 60,
-            "min_message_buffer_length": 20,
+            "max_message_buffer_length": most,
+            "min_message_buffer_length": least,
         }
         file["groups"] = [{"id": "group-0", "agent_ids": [], "manager_config": manager, "description": ""}]
 
     (id,) = bring_in(world, changed(with_voice_group))
     group = world.letta.agents.retrieve(id).managed_group
     assert group is not None
-    assert (group.max_message_buffer_length, group.min_message_buffer_length) == (60, 20)
+    assert (group.max_message_buffer_length, group.min_message_buffer_length) == imported
 
 
 def changed(edit: Any) -> bytes:

@@ -167,6 +167,13 @@ class FileGroupConfig(msgspec.Struct):
     # The fewest messages that a voice agent's window retains; None: the bound of its kind.
     min_message_buffer_length: Count | None = None
 
+    @property
+    def window(self) -> dict[str, int | None]:
+        """The bounds of a voice agent's window, as fields of an agent; none if one is missing or they do not fit."""
+        most, least = self.max_message_buffer_length, self.min_message_buffer_length
+        fits = most and least and least < most
+        return {"message_buffer_limit": most, "message_buffer_min": least} if fits else {}
+
 
 class FileGroup(msgspec.Struct):
     """A group of agents, by their ids in the file."""

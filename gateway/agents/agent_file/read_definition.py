@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from gateway.agents.agent_file.file_structs import AgentExtension, FileGroupConfig
 from gateway.agents.agent_file.import_form import ImportForm
 from gateway.agents.api.agent_bodies import CreateAgent, define_agent
+from gateway.agents.core.kinds import VOICE_KIND
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
 from gateway.core.definition import AgentDefinition
@@ -44,8 +45,8 @@ def read_definition(
     Raises: Unprocessable.
     """
     fields = _read_letta_fields(raw)
-    if group is not None:
-        fields |= _read_window(group.max_message_buffer_length, group.min_message_buffer_length)
+    if group is not None and raw.get("agent_type") == VOICE_KIND:
+        fields |= group.window
     if extension is not None:
         fields |= _read_extension_fields(extension)
         config = fields.get("llm_config")
@@ -79,15 +80,13 @@ def _read_letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_extension_fields(extension: AgentExtension) -> dict[str, Any]:
     """Returns the fields of Mnemogate's own files as a request to create an agent has them."""
+    limits = {
+        "message_buffer_limit": extension.message_buffer_limit,
+        "message_buffer_min": extension.message_buffer_min,
+    }
     # A copy of a user's memory belongs to no user, so nothing is learned from it.
     own_fields = {name: value for name, value in extension.mnemogate.items() if name != "learn"}
-    window = _read_window(extension.message_buffer_limit, extension.message_buffer_min)
-    return {**window, "mnemogate": without_none(own_fields)}
-
-
-def _read_window(most: int | None, least: int | None) -> dict[str, Any]:
-    """Returns the bounds of a window in messages as a request to create an agent has them. None: no bound."""
-    return without_none({"message_buffer_limit": most, "message_buffer_min": least})
+    return {**without_none(limits), "mnemogate": without_none(own_fields)}
 
 
 def _read_rule(rule: Any) -> Any:

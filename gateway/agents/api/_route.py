@@ -244,7 +244,7 @@ def _read_request(
 
 
 def _check_names(http: Request, project: str) -> None:
-    """Raises: UnknownId if a request names another project, or nothing that is stored.
+    """Raises: UnknownId if a request names another project, or a path has U+0000.
 
     project: the project of the caller's key.
     """

@@ -33,7 +33,7 @@ from storage.run_records import RunState, TokenCounts
 class EndedTurn(Struct, frozen=True):
     """The turn of an item that has ended, before the turn is appended to its conversation."""
 
-    # The turn, whose reply becomes an exchange.
+    # The turn. Its reply becomes an exchange.
     turn: ItemTurn
     # The end of the item, without the turn and with the edits of the last round.
     end: ItemEnd

@@ -16,6 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
+from gateway.agents.agent_file.file_structs import FileGroupConfig
 from gateway.agents.api.tool_bodies import UpdateTool
 from gateway.agents.migrate.letta_messages import convert_messages
 
@@ -31,12 +32,6 @@ _LETTA_MODELS = (
 _MAX_NAME_CHARS = 200
 _TOOL_FIELDS = ("id", "tool_type", *UpdateTool.__struct_fields__)
 _IDENTITY_FIELDS = ("id", "identifier_key", "name", "identity_type", "properties")
-_GROUP_FIELDS = (
-    "manager_type",
-    "sleeptime_agent_frequency",
-    "max_message_buffer_length",
-    "min_message_buffer_length",
-)
 _CONVERSATION_FIELDS = ("id", "created_at", "summary", "model", "model_settings")
 
 
@@ -179,7 +174,7 @@ def _convert_groups(state: Mapping[str, Any]) -> list[Json]:
     if group is None:
         return []
     manager = {"manager_agent_id": group.get("manager_agent_id") or state["id"]}
-    config = {**select_fields(group, _GROUP_FIELDS), **manager}
+    config = {**select_fields(group, FileGroupConfig.__struct_fields__), **manager}
     return [{"agent_ids": group.get("agent_ids") or [], "manager_config": config}]
 
 

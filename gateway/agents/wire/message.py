@@ -330,7 +330,7 @@ def find_spoken(call: Mapping[str, Any], showing: Showing) -> str | None:
     function = call.get("function") or {}
     if showing.speaking_tool is None or function.get("name") != showing.speaking_tool:
         return None
-    spoken_text = decode_object(function.get("arguments") or "").get(showing.text_argument)
+    spoken_text = decode_object(as_text(function.get("arguments"))).get(showing.text_argument)
     return spoken_text if isinstance(spoken_text, str) else None
 
 

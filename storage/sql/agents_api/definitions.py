@@ -267,7 +267,7 @@ class Definitions(StoreGroup):
         name: str | None = None,
         name_part: str | None = None,
     ) -> AsyncIterator[Definition]:
-        """Yields a project's definitions of a kind between the ends of a page, whose limit is ignored.
+        """Yields a project's definitions of a kind between the ends of a page. The limit of the page is ignored.
 
         name, name_part: as in `list_page`.
         """
