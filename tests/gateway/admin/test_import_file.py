@@ -72,6 +72,11 @@ def lines(*values: Any) -> bytes:
         (lines({"id": "a", "messages": [{"content": {"threadId": "x"}, "role": "user"}]}), "jsonl"),
         (lines({"messages": [], "id": "a"}), "jsonl"),
         (lines({"messages": [{"id": "m", "threadId": "t"}], "threads": []}), "mastra"),
+        (lines({"messages": [{"thread_id": "t", "createdAt": 1}]}), "mastra"),
+        (
+            lines(*[{"messages": [{"thread_id": "t", "role": "user", "at": 1}], "id": id} for id in "ab"]),
+            "jsonl",
+        ),
         (b"[2026-03-01] - Likes tea.", "list"),
         (b"[Unknown date] - Likes tea.", "list"),
         (b"# Me\n- Likes tea.", "list"),

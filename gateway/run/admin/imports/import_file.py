@@ -53,6 +53,8 @@ _FORMAT_BY_OBJECT_KEY: Final = {
     "role": "jsonl",
     "conversation": "jsonl",
 }
+# The keys of a row of Mastra's table of messages. Lines of other applications may have one of them.
+_ROW_KEYS: Final = frozenset({"thread_id", "createdAt"})
 
 
 # -- the format of a file
@@ -79,6 +81,7 @@ def _detect_json_format(file: IO[bytes]) -> str:
     import ijson
 
     has_messages = False
+    row_keys: set[str] = set()
     with map_parser_errors():
         events = ijson.parse(JsonStream(file), use_float=True, buf_size=PIECE_BYTES)
         is_list = next(events)[1] == "start_array"
@@ -91,11 +94,12 @@ def _detect_json_format(file: IO[bytes]) -> str:
                 has_messages = has_messages or (not is_list and value == "messages")
             elif prefix == object_prefix and event == "end_map":
                 break
-            elif prefix == "messages.item" and event == "map_key" and value in ("threadId", "thread_id"):
-                return "mastra"
+            elif prefix == "messages.item" and event == "map_key":
+                if value == "threadId":
+                    return "mastra"
+                row_keys |= _ROW_KEYS & {value}
             elif prefix == "messages.item" and event == "end_map":
-                # The first message has no thread.
-                return "jsonl"
+                return "mastra" if row_keys == _ROW_KEYS else "jsonl"
     if has_messages:
         return "jsonl"
     raise make_wrong_file_error(f"its format is not known; name one of {', '.join(FORMATS)}")
