@@ -343,6 +343,14 @@ def test_rows_of_mastras_table_are_read_as_its_messages() -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize("depth", [1_000, 100_000])
+def test_a_row_whose_text_has_many_brackets_is_read(depth: int) -> None:
+    row = {"thread_id": "t", "role": "user", "createdAt": "2024-03-01T10:00:00Z"}
+    rows = [{**row, "content": "[" * depth + "]" * depth}, {**row, "content": "Hi"}]
+    (found,) = read(json.dumps({"messages": rows}).encode())
+    assert found.messages[-1].text == "Hi"
+
+
 def test_the_page_on_mastra_shows_a_file_that_is_read() -> None:
     page = (Path(__file__).parents[3] / "docs/mastra.md").read_text("utf-8")
     data = page.partition("```json\n")[2].partition("```")[0].encode()

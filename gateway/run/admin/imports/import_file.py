@@ -243,13 +243,14 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
             continue
         thread_id = item.get("threadId", item.get("thread_id"))
         message = {name: item.get(name) for name in ("role", "content", "createdAt")}
-        if "thread_id" in item:
-            message["content"] = _decode_row_content(message["content"])
         size += len(json.dumps((thread_id, message), ensure_ascii=False))
         if size > MAX_ITEM_BYTES:
             raise make_wrong_file_error(
                 f"its messages have more than {MAX_ITEM_BYTES >> 20} MiB; export fewer threads at a time"
             )
+        if "thread_id" in item:
+            # Not before the size is computed: the JSON in a text may be too deep for `json.dumps`.
+            message["content"] = _decode_row_content(message["content"])
         threads.setdefault(thread_id if isinstance(thread_id, str) else None, []).append(message)
     for conversation_id, messages in threads.items():
         messages.sort(key=lambda message: read_time(message["createdAt"]) or float("-inf"))
