@@ -343,6 +343,23 @@ def test_rows_of_mastras_table_are_read_as_its_messages() -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        *[
+            (text, text)
+            for text in ('{"parts": 3}', "[1]", "[]", '["a", "b"]', '[{"type": 1}]', "null", '"a"')
+        ],
+        ('[{"type": "step-start"}, {"type": "text", "text": "Hi"}]', "Hi"),
+        ('{"format": 2, "parts": []}', None),
+    ],
+)
+def test_the_text_of_a_row_is_decoded_only_if_it_has_parts(content: str, text: str | None) -> None:
+    row = {"thread_id": "t", "role": "user", "createdAt": "2024-03-01T10:00:00Z", "content": content}
+    (found,) = read(json.dumps({"messages": [row]}).encode())
+    assert [message.text for message in found.messages] == ([] if text is None else [text])
+
+
 @pytest.mark.parametrize("depth", [1_000, 100_000])
 def test_a_row_whose_text_has_many_brackets_is_read(depth: int) -> None:
     row = {"thread_id": "t", "role": "user", "createdAt": "2024-03-01T10:00:00Z"}

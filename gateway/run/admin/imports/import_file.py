@@ -264,9 +264,14 @@ def _decode_row_content(content: Any) -> Any:
         value = _loads(content.encode()) if isinstance(content, str) else content
     except orjson.JSONDecodeError:
         return content
-    # The plain text of an older row may be JSON as well.
-    has_parts = "parts" in value if isinstance(value, dict) else isinstance(value, list) and value
+    parts = value.get("parts") if isinstance(value, dict) else value
+    # The plain text of an older row may be JSON as well. An object may have no parts: an answer that was cut off.
+    has_parts = value != [] and isinstance(parts, list) and all(map(_is_part, parts))
     return value if has_parts else content
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
 
 
 # The readers of files by `FORMATS`, each from the beginning of a file.
