@@ -25,7 +25,7 @@ READ_NO_ROW = (
 # Writes a whole page, which a full disk refuses.
 _TEST_WRITE = (
     "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
-    f" ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; {READ_NO_ROW}; COMMIT"
+    " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
 )
 
 
@@ -166,7 +166,10 @@ class DatabaseServer:
         self._on_recovery()
 
     async def _connect_and_test(self) -> RawConnection:
-        """Returns a connection on which reading and writing work. Raises: StoreError."""
+        """Returns a connection on which reading and writing work.
+
+        Raises: StoreUnavailable if the tables of a turn cannot be read; StoreError.
+        """
         raw = await connect(self._target)
         try:
             try:
@@ -176,6 +179,10 @@ class DatabaseServer:
                 await raw.execute(_TEST_WRITE, timeout=self._limits.write_timeout_s)
             except ASYNCPG_ERRORS as error:
                 raise translate_error(error, self._target.name) from error
+            try:
+                await raw.execute(READ_NO_ROW, timeout=self._limits.write_timeout_s)
+            except ASYNCPG_ERRORS as error:  # a restore may bring the tables back at any time
+                raise as_unavailable(translate_error(error, self._target.name)) from error
         except BaseException:
             raw.terminate()
             raise

@@ -156,6 +156,22 @@ async def test_a_table_that_is_gone_is_noticed_without_a_request(
     await comes(lambda: store.health.ok)
 
 
+async def test_a_store_opens_without_a_table_and_works_once_it_is_back(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    await (await open_store()).close()
+    admin = await asyncpg.connect(database.url)
+    try:
+        await admin.execute("ALTER TABLE recalls RENAME TO gone")
+        store: Store = await open_store(limits=QUICK)
+        assert store.health.status == "broken"
+        assert '"recalls" does not exist' in (store.health.error or "")
+    finally:
+        await admin.execute("ALTER TABLE gone RENAME TO recalls")
+        await admin.close()
+    await comes(lambda: store.health.ok)
+
+
 async def test_an_inspection_finds_a_table_that_is_gone(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
