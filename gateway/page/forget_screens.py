@@ -228,7 +228,7 @@ class _ForgetScreens(Struct, frozen=True):
             preview = await self.forgetting.previews.show(access.project, access.uid, *query.target)
             await request.note_read(access.uid)
             return access.twin(preview)
-        if query == ForgetQuery() and request.referrer.partition("?")[0] == access.path("words"):
+        if query == ForgetQuery() and _is_word_search(access, request.referrer):
             return Redirect(request.referrer + _UNTICKED)
         view = await self._make_preview_view(request, query.back or request.referrer, keep=query.keep or None)
         await request.note_read(access.uid)
@@ -291,8 +291,10 @@ class _ForgetScreens(Struct, frozen=True):
         if not is_all:
             next_link = await self._choose_next_link(access, query, came_from, sought_words)
         correction = "" if is_all else await self._read_correction(access, query, came_from)
-        words = await self._load_texts_with_words(access, sought_words)
-        if access.is_person:
+        words = _TextsWithWords()
+        if not access.is_person:
+            words = await self._load_texts_with_words(access, sought_words)
+        elif not is_all and access.may("see"):
             words = _TextsWithWords(await self._count_searched(access, came_from))
         next_preview = None
         # A visitor who ticked texts of a list, or an earlier version of a block, may have left the others on purpose.
@@ -324,7 +326,7 @@ class _ForgetScreens(Struct, frozen=True):
 
     async def _count_searched(self, access: MemoryAccess, came_from: str) -> Remaining | None:
         """Returns the texts that still have the words of the search that led to a forgetting; None: no search did."""
-        if came_from.partition("?")[0] != access.path("words"):
+        if not _is_word_search(access, came_from):
             return None
         return await self.word_counts.count_remaining(
             access.project, access.uid, read_query_field(came_from, "q")
@@ -398,7 +400,7 @@ class _ForgetScreens(Struct, frozen=True):
         out of it. The sentence of a trial of recall is a question: its words are not those for which a text is
         forgotten.
         """
-        if came_from.partition("?")[0] == access.path("words"):
+        if _is_word_search(access, came_from):
             return read_query_field(came_from, "q")
         fact_page = await self._find_fact(access, came_from)
         block_page = await self._find_block(access, came_from)
@@ -632,6 +634,10 @@ def _find_search_path(access: MemoryAccess, before: _BeforeForgetting) -> str | 
     if path is not None and before.sought_words:
         return f"{access.path('search')}?q={quote(before.sought_words, safe='')}"
     return path
+
+
+def _is_word_search(access: MemoryAccess, address: str) -> bool:
+    return address.partition("?")[0] == access.path("words")
 
 
 def _is_search(access: MemoryAccess, href: str | None) -> bool:

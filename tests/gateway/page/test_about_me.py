@@ -450,6 +450,23 @@ def test_forgetting_leaves_nothing_and_ends_the_link(world: World) -> None:
     assert [each[1] for each in audit(world)].count("forget") == 2
 
 
+def test_only_who_may_see_reads_a_count_of_words_after_forgetting(world: World) -> None:
+    person, _, _ = fill(world)
+    speak(world, f"{SECRET} likes fish.", "So do I.", talk="other")
+    blind = person_of(world, rights=["forget"])
+    for visitor, message, is_counted in ((blind, 6, False), (person, 2, True)):
+        gone = visitor.send(f"forget?message={message}", came_from=f"{visitor.path}/words?q=cat")
+        assert gone.status == 200
+        assert ("say “cat”" in plain(gone.body.decode())) == is_counted
+
+
+def test_a_person_who_has_searched_erases_everything(world: World) -> None:
+    """The words of the search were counted in a memory that was gone."""
+    person, _, _ = fill(world)
+    gone = person.send("forget?all=1", confirm="4", came_from=f"{person.path}/words?q={SECRET}")
+    assert (gone.status, "Everything about you is erased" in gone.body.decode()) == (200, True)
+
+
 def test_a_person_who_forgot_a_secret_is_not_asked_to_write_it_down(world: World) -> None:
     """After a password was forgotten, "What is right instead" alone stood above an empty field for it."""
     person, _, _ = fill(world)
