@@ -14,7 +14,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from storage.errors import StoreClosed, StoreError, StoreUnavailable
-from storage.postgres.connection import PostgresTarget, RawConnection, connect
+from storage.postgres.connection import BEGIN_POOLED, PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable, is_stopping, translate_error
 
 # Reads no row, but fails if a table of turns is gone or may not be read, and waits as a turn does if it is locked.
@@ -22,6 +22,8 @@ READ_NO_ROW = (
     "SELECT FROM agents, conversations, exchanges, marks, sections, blocks, block_history, recalls"
     " WHERE false"
 )
+# Reads no row, and waits no longer for a lock than a write does, also through a pooler.
+TEST_READ = f"{BEGIN_POOLED}; {READ_NO_ROW}; COMMIT"
 # Writes a whole page, which a full disk refuses.
 _TEST_WRITE = (
     "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
@@ -180,7 +182,7 @@ class DatabaseServer:
             except ASYNCPG_ERRORS as error:
                 raise translate_error(error, self._target.name) from error
             try:
-                await raw.execute(READ_NO_ROW, timeout=self._limits.write_timeout_s)
+                await raw.execute(TEST_READ, timeout=self._limits.write_timeout_s)
             except ASYNCPG_ERRORS as error:  # a restore may bring the tables back at any time
                 raise as_unavailable(translate_error(error, self._target.name)) from error
         except BaseException:

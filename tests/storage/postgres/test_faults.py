@@ -172,6 +172,21 @@ async def test_a_store_opens_without_a_table_and_works_once_it_is_back(
     await comes(lambda: store.health.ok)
 
 
+async def test_a_store_opens_while_a_table_is_locked_also_through_a_pooler(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    await (await open_store()).close()
+    admin = await asyncpg.connect(database.url)
+    try:
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE recalls IN ACCESS EXCLUSIVE MODE")
+            store: Store = await open_store(limits=QUICK, is_pooled=True)
+            assert store.health.status == "locked"
+    finally:
+        await admin.close()
+    await comes(lambda: store.health.ok)
+
+
 async def test_an_inspection_finds_a_table_that_is_gone(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
