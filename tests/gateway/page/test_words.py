@@ -2023,7 +2023,10 @@ def test_a_person_forgets_several_texts_by_a_link_that_allows_it(operator: Opera
     person = person_of(operator.world)
     # "4 places" and "Forget all 3" did not say what becomes of the note.
     assert "Forget all 3 A text goes whole" in (shown := plain(person.page("/words?q=peanuts")))
-    assert "A note is not ticked: it loses what came from the texts that go." in shown
+    note = "A note is not ticked: it loses what came from the texts that go."
+    assert f"{note} Open it to correct what is left." in shown
+    shown = plain(person_of(operator.world, rights=["see", "forget"]).page("/words?q=peanuts"))
+    assert (note in shown, "Open it to correct" in shown) == (True, False)
     shown = plain(person.page(f"/forget{path}"))
     assert "I am allergic to peanuts." in shown
     assert "Type 3 to confirm" in shown
