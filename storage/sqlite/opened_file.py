@@ -84,7 +84,8 @@ class OpenedFile:
 
         SQLite would apply them to the file that is at the path now.
         """
-        for suffix, inode in self._log_inodes.items():
+        for suffix, inode in [*self._log_inodes.items()]:
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._path + suffix).st_ino == inode:
                     os.unlink(self._path + suffix)
+            del self._log_inodes[suffix]  # from now on another file may have this inode

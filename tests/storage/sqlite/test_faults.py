@@ -43,6 +43,7 @@ from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
+from storage.sqlite.opened_file import OpenedFile
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.watch import Changes
@@ -553,6 +554,21 @@ async def test_a_file_in_the_place_of_another_is_not_opened_before_the_old_log_i
             assert not await store.database.writer.recover()
     assert await store.database.writer.recover()
     assert await store.keys.find(theirs)
+
+
+def test_a_log_that_has_the_inode_of_a_deleted_log_is_not_deleted(path: Path, tmp_path: Path) -> None:
+    """A file system gives the number of a freed inode to a new file. Here a second name holds on to the inode."""
+    log, second_name = Path(f"{path}-wal"), tmp_path / "second-name"
+    path.touch()
+    log.touch()
+    os.link(log, second_name)
+    file = OpenedFile(str(path))
+    file.record_opened(file.find_inode(), 1, is_different=False)
+    file.delete_logs()
+    assert not log.exists()
+    os.link(second_name, log)
+    file.delete_logs()
+    assert log.exists()
 
 
 async def test_a_copy_that_is_restored_into_the_open_file_is_noticed_before_a_write(
