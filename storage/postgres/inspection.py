@@ -9,7 +9,7 @@ from contextlib import suppress
 from storage.database import ANY_KEY, ServerFindings
 from storage.errors import StoreError, StoreReadOnly
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.database_server import READ_NO_ROW
+from storage.postgres.database_server import TEST_READ
 from storage.postgres.migration import get_latest_version, load_migrations, migrate, read_version
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 
@@ -33,7 +33,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
         if not is_older:  # trying an upgrade would make other users of the database wait
             await _try_migrating(raw, target.name)
         if version == latest_version:
-            await raw.execute(READ_NO_ROW)
+            await raw.execute(TEST_READ)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
             raise StoreReadOnly(
                 f"{target.name} is read-only: a replica, or default_transaction_read_only is on"

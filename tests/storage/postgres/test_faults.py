@@ -27,6 +27,7 @@ from storage.errors import (
     StoreClosed,
     StoreError,
     StoreFailed,
+    StoreLocked,
     StoreReadOnly,
     StoreTimeout,
     StoreUnavailable,
@@ -198,6 +199,22 @@ async def test_an_inspection_finds_a_table_that_is_gone(
             await inspect(PostgresTarget(database.url), PostgresTarget(database.url))
     finally:
         await admin.execute("ALTER TABLE gone RENAME TO recalls")
+        await admin.close()
+
+
+async def test_an_inspection_through_a_pooler_names_a_lock(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    await open_store()
+    admin = await asyncpg.connect(database.url)
+    target = PostgresTarget(database.url, is_pooled=True)
+    try:
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE recalls IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(StoreLocked, match="lock timeout"):
+                async with asyncio.timeout(PATIENCE_S):
+                    await inspect(target, target)
+    finally:
         await admin.close()
 
 
