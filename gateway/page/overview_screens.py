@@ -11,7 +11,7 @@ def make_screens(operations: PageOperations) -> list[Screen | Action]:
         record = await operations.overview.show(request.visitor.project)
         context = {
             "agents": await operations.requests.lists.load_agent_names(record.replies),
-            "projects": operations.requests.logged.map_memories_to_projects(),
+            "projects": operations.requests.logged.find_projects(record.replies),
             "resent": operations.requests.logged.find_resent(record.replies),
             "unsearched": operations.requests.logged.find_unsearched(record.replies),
         }

@@ -87,16 +87,16 @@ class _RequestScreens(Struct, frozen=True):
         questions = await self._find_questions(request, query, page)
         if request.is_twin and questions is not None:
             page = replace(page, items=tuple(_with_question(each, questions) for each in page.items))
+        # In a list of one memory its name is in the heading alone.
+        named_requests = () if query.memory else (*page.in_flight, *page.items)
         context = {
             "memory": query.memory,
             "selection": query.only,
             "memory_name": memory_name,
             "paused": paused,
             "questions": questions,
-            "agents": {}
-            if memory_name
-            else await requests.lists.load_agent_names((*page.in_flight, *page.items)),
-            "projects": requests.logged.map_memories_to_projects(),
+            "agents": await requests.lists.load_agent_names(named_requests),
+            "projects": requests.logged.find_projects(named_requests),
             "resent": requests.logged.find_resent(page.items),
             "unsearched": requests.logged.find_unsearched(page.items),
             # With the words of all people each new row would be another read in the audit.

@@ -27,12 +27,15 @@ class LoggedRequests(Struct, frozen=True):
             else [each for each in self.log.list_ended(memory=memory) if each.id in ids]
         )
 
-    def map_memories_to_projects(self) -> dict[str, str]:
-        """Returns the projects of the memories that requests of the log have read, by the memories' uids."""
-        if self.log is None:
+    def find_projects(self, requests: Iterable[RequestRecord]) -> dict[str, str]:
+        """Returns the projects of the memories that some requests of the log have read, by the memories' uids."""
+        uids = {each.memory for each in requests if each.memory}
+        if self.log is None or not uids:
             return {}
-        requests = (*self.log.list_in_flight(project=None), *self.log.list_ended())
-        return {each.memory_uid: each.scope.project for each in requests if each.memory_uid and each.scope}
+        logged = (*self.log.list_in_flight(project=None), *self.log.list_ended())
+        return {
+            each.memory_uid: each.scope.project for each in logged if each.memory_uid in uids and each.scope
+        }
 
     def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, RequestRecord]:
         """Returns, for requests that got the stored reply of an earlier request in the log, the first such request."""
