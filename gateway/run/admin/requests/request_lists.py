@@ -27,8 +27,9 @@ from storage.recall_record import pack_request_id
 from storage.sql.store import Store
 
 # failed: with a status of 500 or more. none: without a named user. unavailable: memory could not be used.
+_RequestFilter = Literal["failed", "none", "unavailable"]
 # slowest: those that took longest, the longest first, on one page.
-RequestSelection = Literal["failed", "none", "unavailable", "slowest"]
+RequestSelection = Literal[_RequestFilter, "slowest"]
 
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
 
@@ -211,7 +212,7 @@ class RequestLists(Struct, frozen=True):
         return listed_requests[:limit], rows_in_log
 
 
-def _is_selected(request: LoggedRequest, only: Literal["failed", "none", "unavailable"]) -> bool:
+def _is_selected(request: LoggedRequest, only: _RequestFilter) -> bool:
     """Returns whether an ended request is in a selection. The overview counts requests in the same way."""
     if only == "failed":
         return request.status is not None and request.status >= 500
