@@ -100,16 +100,18 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         other, start = remaining_siblings.pop()
         if is_tombstone(other) or other.redactions:
             continue
+        # Edits that are not in the blocks yet belong to this exchange alone.
+        is_replaceable = other.ended is not None and (other.merged or not other.edits)
         end = _find_end_of(other, atoms, last_index, start)
         if end is None:
             if (
-                other.ended is not None
+                is_replaceable
                 and _list_question_atoms(tree.list_path_elements(other)) == question_atoms
+                and not _is_program_beside_person(tree, path[-1].exchange, other)
             ):
                 _supersede(tree, other)
             continue
-        # Edits that are not in the blocks yet belong to this exchange alone.
-        if other.ended is not None and (other.merged or not other.edits):
+        if is_replaceable:
             tree.change(other.id, superseded=True)
         remaining_siblings += [(child, end) for child in tree.list_children(other)]
 
@@ -220,7 +222,7 @@ def _judge_alternatives(
     # If a person and a program (a guardrail, a router) got answers to the same question, the person's answer wins. A
     # client that sends the new message alone has marked it as sent again, and goes on from the last answer.
     sends_list = query.kind is ConversationKind.CLIENT
-    if is_same and sends_list and _is_for_program(tree, new) and not _is_for_program(tree, old):
+    if is_same and sends_list and _is_program_beside_person(tree, new, old):
         return _JudgedPair(loser=new, winner=old)
     return _JudgedPair(loser=old, winner=new)
 
@@ -233,6 +235,11 @@ def _is_same_chat(tree: Tree, pair: _JudgedPair, query: Query) -> bool:
     """
     pause_s = tree.read_touched_at(pair.winner) - tree.read_turn_end(pair.loser)
     return query.is_named or not pair.loser.inputs or pause_s <= query.idle_s
+
+
+def _is_program_beside_person(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
+    """Returns whether an exchange has a program's answer and the other one a person's, which stays active then."""
+    return _is_for_program(tree, exchange) and not _is_for_program(tree, other)
 
 
 def _is_for_program(tree: Tree, exchange: Exchange) -> bool:

@@ -158,6 +158,21 @@ def test_a_request_that_came_before_the_end_of_its_barge_in_is_asked_again(
 
 
 @both
+@pytest.mark.parametrize("guardrail", [0, 1])
+def test_a_guardrail_that_has_such_a_request_too_supersedes_no_answer(
+    world: World, key: str | None, guardrail: int
+) -> None:
+    told = world.begin([user("Tell me of a fox.")], key)
+    whole = [user("Tell me of a fox."), assistant("Once there was"), user("And then?")]
+    early = world.begin(whole, key)
+    world.cancel(told, [assistant("Once there was a fox")])
+    requests = [early, world.begin(whole, key)]
+    world.finish(requests[1 - guardrail], "It woke.")
+    world.finish(requests[guardrail], '{"ok": true}')
+    assert "It woke." in world.active()
+
+
+@both
 def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancelled_request(
     world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
