@@ -21,7 +21,8 @@ _PRIVATE_KEY = re.compile(
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|tgp_v1|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
     r"|(?:fw_|pplx-|csk-)[A-Za-z0-9]{20,}|nvapi-[\w\-]{20,}"
-    r"|(?:shp(?:at|ca|pa|ss)|lsv2_[ps][tk]|e2b|lin_api|ntn|r8|pscale_[a-z]{2,6}|figd|sntry[su])_[\w\-]{20,}"
+    r"|(?:shp(?:at|ca|pa|ss)|e2b|lin_api|ntn|r8)_[A-Za-z0-9]{20,}"
+    r"|(?:lsv2_[ps][tk]|pscale_[a-z]{2,6}|figd|sntry[su])_[\w\-]{20,}"
     r"|(?:GOCSPX|AGE-SECRET-KEY|HRKU|tvly|tskey-[a-z]{3,9})-[\w\-]{20,}|dapi[0-9a-f]{32}|ATATT3[\w\-=]{30,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_\-]{30,}|AQ\.[\w\-]{30,}|(?:ya29|hvs)\.[\w\-]{20,}"
@@ -55,10 +56,11 @@ _UNSPACED_NAMED_SECRET = re.compile(
     r"((?:密[码碼]|口令|パスワード|暗証番号|비밀번호|암호)(?:(?:は|是|为|為|는|은|가)\s*+[:：=]?|\s*+[:：=])\s*+[\"'`「]?)"
     r"([!-~]{3,})"
 )
-# A variable of an environment with the name of a secret, and a value that mixes letters and digits.
+# A variable of an environment with the name of a secret, and a value that mixes letters and digits. The bounds of both
+# lookaheads keep a text with many such names linear.
 _ASSIGNED_SECRET = re.compile(
     r"(\b[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY|PASS|PWD) ?= ?[\"']?)"
-    r"((?=[^\s\"']*\d)(?=[^\s\"']*[A-Za-z])[^\s\"']{8,})"
+    r"((?=[^\s\"'\d]{0,200}+\d)(?=[^\s\"'A-Za-z]{0,200}+[A-Za-z])[^\s\"']{8,}+)"
 )
 # The password in an address, such as that of a database: "postgres://anna:…@db.example.org".
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@]*:)([^\s/@]{3,}+)(?=@)", re.IGNORECASE)

@@ -107,8 +107,14 @@ def test_the_words_around_a_secret_reveal_it(text: str, left: str) -> None:
         "MAX_TOKENS=4096, SORT_KEY=created_at and the new dapi of 2024.",
         "pi is 3.14159265358979323846",
         "He paid 4111111111111111.50 and 3,4111 1111 1111.",
+        "We wrote e2b_sandbox_configuration_for_tests and ntn_something_else_entirely_long.",
     ],
 )
 def test_ordinary_words_stay(text: str) -> None:
     assert withhold(text) == text
     assert not has_secret(text)
+
+
+def test_many_names_of_secrets_in_a_row_take_linear_time() -> None:
+    text = "AKEY=" * 100_000
+    assert withhold(text) == text
