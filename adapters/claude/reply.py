@@ -57,7 +57,8 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
                 "index": 0,
                 "message": chat_message,
                 "logprobs": None,
-                "finish_reason": ending.finish_reason or "stop",
+                "finish_reason": ending.finish_reason
+                or ("tool_calls" if "tool_calls" in chat_message else "stop"),
                 **ending.native_fields,
             }
         ],

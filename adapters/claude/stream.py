@@ -203,7 +203,7 @@ class StreamTranslator:
         last_events: list[Event] = []
         # Some proxies of Anthropic's API give no reason. Clients of chat completions wait for one.
         if not (self._has_finish_reason or self._is_native):
-            last_events.append(self._make_chunk({}, "stop"))
+            last_events.append(self._make_chunk({}, "tool_calls" if self._call_count else "stop"))
         if self._wants_usage:
             chunk = {**self._chunk_fields, "choices": [], "usage": translate_usage(self._usage)}
             last_events.append(_make_event(orjson.dumps(chunk)))
