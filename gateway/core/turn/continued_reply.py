@@ -6,6 +6,7 @@ message that goes upstream again stays as it came.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from adapters.types import Json
@@ -35,36 +36,47 @@ def continue_spans(spans: list[Any], first_index: int, offset: int) -> list[Any]
 
 def _move_span(span: Json, offset: int) -> Json:
     """Returns a span at its place. An annotation has its offsets in an object, under the name of its type."""
-    moved = dict(span)
-    for key, value in span.items():
-        if key in _OFFSET_FIELDS and isinstance(value, int):
-            moved[key] = value + offset
-        elif isinstance(value, dict):
-            moved[key] = _move_span(value, offset)
+    moved = _move_offsets(span, offset)
+    fields = span.get(str(span.get("type")))
+    if isinstance(fields, dict):
+        moved[span["type"]] = _move_offsets(fields, offset)
     return moved
+
+
+def _move_offsets(fields: Json, offset: int) -> Json:
+    moved = {key: fields[key] + offset for key in _OFFSET_FIELDS if isinstance(fields.get(key), int)}
+    return {**fields, **moved}
 
 
 class ContinuedReply:
     """The reply of the rounds before, which the chunks of one round continue."""
 
-    def __init__(self, reply: Json, *, separates_thoughts: bool) -> None:
+    def __init__(self, reply: Json, filler: str, *, separates_thoughts: bool) -> None:
         """Initialises without chunks.
 
         reply: the replies of the rounds before, as one message.
+        filler: the filler that was sent after the last of them was stored.
         separates_thoughts: True if the client gets the thoughts of all rounds as one text.
         """
-        self._text = read_text(reply)
+        text = read_text(reply)
+        # The text that the client has so far.
+        self._text = text + choose_separator(text, filler) + filler
         # True: the first thoughts need a separator.
         self._follows_thoughts = separates_thoughts and bool(read_thoughts(reply))
         # The number of spans so far, by their field.
         self._span_counts = {key: len(as_list(reply.get(key))) for key in SPAN_FIELDS}
 
-    def change_chunk(self, chunk: Json, text: str) -> bool:
-        """Changes the deltas of a chunk, and returns whether any was changed. text: the text of the round so far."""
-        choices = filter(is_first_choice, as_list(chunk.get("choices")))
-        return any(self._change_delta(as_object(choice.get("delta")), text) for choice in choices)
+    def change_chunk(self, chunk: Json, join_text: Callable[[], str]) -> bool:
+        """Changes the deltas of a chunk, and returns whether any was changed.
 
-    def _change_delta(self, delta: Json, text: str) -> bool:
+        join_text: a function that returns the text of the round so far, which takes time in a long round.
+        """
+        is_changed = False
+        for choice in filter(is_first_choice, as_list(chunk.get("choices"))):
+            is_changed |= self._change_delta(as_object(choice.get("delta")), join_text)
+        return is_changed
+
+    def _change_delta(self, delta: Json, join_text: Callable[[], str]) -> bool:
         is_changed = False
         if self._follows_thoughts and separate_thoughts(delta):
             self._follows_thoughts = False
@@ -72,7 +84,7 @@ class ContinuedReply:
         for key in SPAN_FIELDS:
             spans = as_list(delta.get(key))
             if spans and (self._text or self._span_counts[key]):
-                offset = len(self._text) + len(choose_separator(self._text, text))
+                offset = len(self._text) + len(choose_separator(self._text, join_text()))
                 delta[key] = continue_spans(spans, self._span_counts[key], offset)
                 self._span_counts[key] += len(spans)
                 is_changed = True

@@ -268,8 +268,8 @@ def join_messages(messages: Iterable[Json]) -> Json:
             elif key == "content":
                 content = joined_message.get(key)
                 joined_message[key] = _concatenate(content, value, choose_separator(content, value))
-            elif key in READABLE_THOUGHT_FIELDS and value and joined_message.get(key):
-                merge_field(joined_message, key, f"{THOUGHTS_SEPARATOR}{value}")
+            elif key in READABLE_THOUGHT_FIELDS and _are_texts(joined_message.get(key), value):
+                joined_message[key] += THOUGHTS_SEPARATOR + value
             elif key in SPAN_FIELDS and isinstance(value, list) and (start_offset or joined_message.get(key)):
                 spans = as_list(joined_message.get(key))
                 joined_message[key] = [*spans, *continue_spans(value, len(spans), start_offset)]
@@ -284,6 +284,11 @@ def join_messages(messages: Iterable[Json]) -> Json:
     if calls:
         joined_message["tool_calls"] = calls
     return with_filler_spans(joined_message, fillers)
+
+
+def _are_texts(*values: Any) -> bool:
+    """Returns whether all values are texts that are not empty."""
+    return all(isinstance(value, str) and value for value in values)
 
 
 def _choose_empty_content(message: Json, calls: Sequence[Json]) -> str | None:

@@ -314,7 +314,7 @@ class RoundReader:
             self._has_begun = bool(chunk.get("choices"))
             self._view.begin(chunk)
         # The draft has the chunk as it came, since the reply goes upstream again.
-        if self._continued is not None and self._continued.change_chunk(chunk, self._draft.text):
+        if self._continued is not None and self._continued.change_chunk(chunk, lambda: self._draft.text):
             raw = None
         event = ReplyEvent(raw, name, chunk, calls, turn_usage)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.

@@ -59,7 +59,9 @@ class GrowingOutput:
             self._open_item_of(MessageItem).refuse(refusal)
         for annotation in as_list(delta.get("annotations")):
             if isinstance(annotation, dict):
-                self._open_item_of(MessageItem).annotate(_flatten_annotation(annotation))
+                self._open_item_of(MessageItem).annotate(
+                    _flatten_annotation(annotation, self._count_chars_before())
+                )
         for citation in as_list(delta.get("citations")):
             if (url_citation := _find_url_citation(citation, self._count_chars_before())) is not None:
                 self._open_item_of(MessageItem).annotate(url_citation)
@@ -146,10 +148,14 @@ class GrowingOutput:
         return "incomplete" if is_cut else "completed"
 
 
-def _flatten_annotation(annotation: Json) -> Json:
-    """Returns an annotation of a chat completion in the form of this API: with the type and the fields side by side."""
+def _flatten_annotation(annotation: Json, chars_before: int) -> Json:
+    """Returns an annotation of a chat completion in the form of this API: with the type and the fields side by side.
+
+    chars_before: the number of characters of the reply's text before the item.
+    """
     fields = annotation.get(str(annotation.get("type")))
-    return {"type": annotation.get("type"), **fields} if isinstance(fields, dict) else annotation
+    flat = {"type": annotation.get("type"), **fields} if isinstance(fields, dict) else annotation
+    return {**flat, **_move_span(flat, chars_before)}
 
 
 def _find_url_citation(citation: Any, chars_before: int) -> Json | None:
@@ -160,7 +166,14 @@ def _find_url_citation(citation: Any, chars_before: int) -> Json | None:
     source = as_object(citation).get("citation")
     if not isinstance(source, dict) or not isinstance(source.get("url"), str):
         return None
-    span = {
-        key: max(0, read_token_count(citation, key) - chars_before) for key in ("start_index", "end_index")
-    }
+    span = _move_span(citation, chars_before)
     return {"type": "url_citation", **span, "url": source["url"], "title": str(source.get("title") or "")}
+
+
+def _move_span(fields: Json, chars_before: int) -> Json:
+    """Returns the offsets of a span, as far as the fields have them, counted from the beginning of the item's text."""
+    return {
+        key: max(0, read_token_count(fields, key) - chars_before)
+        for key in ("start_index", "end_index")
+        if isinstance(fields.get(key), int)
+    }

@@ -133,6 +133,10 @@ class TestMessages:
         ]
         assert [part["text"] for part in join_messages(parts)["content"]] == ["A", "B"]
 
+    def test_thoughts_that_are_no_text_are_joined_as_other_fields(self) -> None:
+        thoughts: list[dict[str, Any]] = [{"reasoning": ["a"]}, {"reasoning": ["b"]}]
+        assert join_messages(thoughts)["reasoning"] == ["a", "b"]
+
 
 @pytest.mark.parametrize(
     ("fields", "text"),

@@ -607,6 +607,19 @@ def test_the_citations_of_two_rounds_are_spans_of_the_text_that_the_client_has(
     assert spans == [each["title"] for each in sources] == ["Cats", "Dogs"]
 
 
+def test_the_citations_of_an_item_after_thoughts_are_spans_of_its_text(world: World) -> None:
+    source = {"url": "https://dogs.org", "title": "Dogs", "start_index": 0, "end_index": 4}
+    cited = {"annotations": [{"type": "url_citation", "url_citation": source}]}
+    world.upstream.queue(
+        call_tools(insert("Has a cat."), text="Cats purr."),
+        say("Dogs bark.", delta={"reasoning_content": "Dogs too."}, ending={"delta": cited}),
+    )
+    *_, last = world.sdk.responses.create(input="Hi", model="agent/helper", stream=True)
+    (part,) = last.response.output[-1].content
+    (citation,) = part.annotations
+    assert part.text[citation.start_index : citation.end_index] == "Dogs"
+
+
 # -- hidden rounds come back
 
 
