@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
+from typing import Final
 
 from adapters.types import Header
+
+# The headers with the time to wait: in milliseconds, and in seconds or as a date.
+WAIT_HEADERS: Final = ("retry-after-ms", "retry-after")
 
 
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
@@ -29,7 +33,7 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
     now_s: the present time in seconds since the epoch, for a date in the header.
     """
     values = dict(headers)
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+    for name, unit in zip(WAIT_HEADERS, (1000.0, 1.0), strict=True):
         try:
             seconds = float(values.get(name, "")) / unit
         except ValueError:

@@ -21,8 +21,8 @@ from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS
 
 _BULLET: Final = re.compile(r"^(?:[-*+\u2022\u00b7]|\d{1,4}[.)])\s+")
 # The date before a fact. Claude's prompt for the memories of another assistant asks for `[unknown]` where no date is
-# known, and models have other words for it.
-DATE_PATTERN: Final = r"\[(\d{4}-\d{2}-\d{2}|unknown(?: date)?|date unknown|no date|undated|n/a)\]"
+# known, and models have other words for it. Before an address they are the text of a link.
+DATE_PATTERN: Final = r"\[(\d{4}-\d{2}-\d{2}|unknown(?: date)?|date unknown|no date|undated|n/a)\](?!\()"
 _DATE: Final = re.compile(rf"{DATE_PATTERN}\s*(?:[-\u2013\u2014:]\s+)?", re.IGNORECASE)
 _HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
 

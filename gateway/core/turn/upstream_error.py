@@ -3,8 +3,7 @@
 `find_openai_error` and `find_choice_error` read a chunk, `find_openai_error_of_body` a body,
 `make_openai_error_of_reply` a reply that has failed. `find_error_in_success_body` and `find_error_in_first_event` read
 replies under a status of success, `find_stream_exception` the events of a stream that has begun. `read_retry_delay`
-reads when to try again.
-`gateway.core.turn.refusal` judges these errors.
+reads when to try again. `gateway.core.turn.refusal` judges these errors.
 """
 
 from __future__ import annotations

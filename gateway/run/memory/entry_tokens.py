@@ -31,6 +31,7 @@ class EntryTokens:
 
     @property
     def are_counted(self) -> bool:
+        """True if each message was counted."""
         return self._counts is not None
 
     def count_each(self) -> list[int]:

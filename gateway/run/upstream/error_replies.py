@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError, ProviderReplyBroken
+from adapters.reply_headers import WAIT_HEADERS
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import CHAT_PATH, JSON_HEADER, ModelRequest
 from adapters.whole_reply import BufferedReply
@@ -23,8 +24,6 @@ from gateway.core.turn.upstream_error import (
 _ANSWER_PATHS: Final = (CHAT_PATH, "/messages")
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _DISCARD_S: Final = 0.1
-# The headers with the time to wait.
-_WAIT_HEADERS: Final = ("retry-after", "retry-after-ms")
 # The seconds within which the body of a 429 must come, of which the time to wait is read.
 _LIMIT_ERROR_S: Final = 2.0
 
@@ -52,7 +51,7 @@ async def begin_reply(reply: ModelReply, request: ModelRequest, *, may_peek: boo
         if request.method != "POST":
             return BegunReply(reply)  # a stream that is read again may have nothing left
         return await reveal_stream_error(reply) if may_peek else BegunReply(reply, is_replaceable=True)
-    if reply.status == 429 and not any(name in _WAIT_HEADERS for name, _ in reply.headers):
+    if reply.status == 429 and not any(name in WAIT_HEADERS for name, _ in reply.headers):
         return await _read_limit_error(reply)
     is_answer = request.path.partition("?")[0] in _ANSWER_PATHS and reply.status < 300
     return await reveal_whole_error(reply) if is_answer else BegunReply(reply)
@@ -103,10 +102,11 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
         await reply.aclose()
         if not isinstance(error, ProviderError):
             raise
-        return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
+        return _make_broken_reply(reply, error)
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
-        broken_reply = ProviderReplyBroken("the upstream's reply ended in the middle of its JSON")
-        return BegunReply(BufferedReply(reply.status, reply.headers, b"", broken_reply))
+        return _make_broken_reply(
+            reply, ProviderReplyBroken("the upstream's reply ended in the middle of its JSON")
+        )
     revealed_error = find_error_in_success_body(body)
     if revealed_error is None:
         return BegunReply(BufferedReply(reply.status, reply.headers, body), body, is_whole=True)
@@ -120,11 +120,17 @@ async def _read_limit_error(reply: ModelReply) -> BegunReply:
         async with asyncio.timeout(_LIMIT_ERROR_S):
             whole_reply = await read_whole_error(reply)
     except TimeoutError:
-        stalled = ProviderReplyBroken("the body of the upstream's error did not come in time")
-        return BegunReply(BufferedReply(reply.status, reply.headers, b"", stalled))
+        return _make_broken_reply(
+            reply, ProviderReplyBroken("the body of the upstream's error did not come in time")
+        )
     except ProviderError as error:
-        return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
+        return _make_broken_reply(reply, error)
     return BegunReply(whole_reply, whole_reply.body, is_whole=True)
+
+
+def _make_broken_reply(reply: ModelReply, error: ProviderError) -> BegunReply:
+    """Returns a reply that breaks off for its reader."""
+    return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
 
 
 async def discard_reply(reply: ModelReply) -> None:

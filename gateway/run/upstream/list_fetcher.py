@@ -109,9 +109,8 @@ def _parse_list(body: bytes) -> list[Any] | None:
         answer = orjson.loads(body)
     except ValueError:
         return None
-    entries = (
-        answer.get("data") if isinstance(answer, dict) else answer
-    )  # Together has no object around its list
+    # Together has no object around its list.
+    entries = answer.get("data") if isinstance(answer, dict) else answer
     return entries if isinstance(entries, list) else None
 
 
