@@ -150,8 +150,12 @@ async def test_a_table_that_is_gone_is_noticed_without_a_request(
         await admin.execute(f"ALTER TABLE {table} RENAME TO gone")
         await comes(lambda: store.health.status == "broken")
         assert f'"{table}" does not exist' in (store.health.error or "")
+        # A later attempt to connect finds that another table is gone as well.
+        await admin.execute("ALTER TABLE agents RENAME TO also_gone")
+        await comes(lambda: '"agents" does not exist' in (store.health.error or ""))
         assert not recoveries
     finally:
+        await admin.execute("ALTER TABLE IF EXISTS also_gone RENAME TO agents")
         await admin.execute(f"ALTER TABLE gone RENAME TO {table}")
         await admin.close()
     await comes(lambda: store.health.ok)
