@@ -6,19 +6,26 @@ import re
 
 from gateway.core.memory.word_diff import DiffPart
 
-# Characters that reorder a line, and controls but for tab and line end.
-_HIDDEN_CHARACTER = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Characters that reorder a line, controls but for tab and line end, and tags, which a model reads as letters while a
+# person sees nothing.
+_HIDDEN_CHARACTER = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+# The flag of a region, such as Scotland's: a black flag, and tags.
+_FLAG_OR_HIDDEN = re.compile(
+    f"\U0001f3f4[\U000e0030-\U000e007a]{{3,6}}\U000e007f|{_HIDDEN_CHARACTER.pattern}"
+)
 # A hidden character as `write_out_hidden` writes it, with its code point.
-_WRITTEN_CHARACTER = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
+_WRITTEN_CHARACTER = re.compile("\u2039U\\+([0-9A-F]{4,5})\u203a")
 
 
 def write_out_hidden(text: str) -> str:
     """Returns a text in which characters that are hidden or reorder lines are written out: \u2039U+202E\u203a."""
     if text.isprintable():  # as most are
         return text
-    return _HIDDEN_CHARACTER.sub(
-        lambda match: f"\u2039U+{ord(match[0]):04X}\u203a", text.replace("\r\n", "\n")
-    )
+
+    def write_out(match: re.Match[str]) -> str:
+        return match[0] if len(match[0]) > 1 else f"\u2039U+{ord(match[0]):04X}\u203a"
+
+    return _FLAG_OR_HIDDEN.sub(write_out, text.replace("\r\n", "\n"))
 
 
 def restore_hidden(text: str) -> str:

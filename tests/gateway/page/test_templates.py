@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gateway.page
+from gateway.page.shown_text import restore_hidden, write_out_hidden
 from gateway.page.text_filters import clock, marked
 from tests.rows import each_row
 
@@ -64,3 +65,11 @@ def test_a_time_of_another_day_has_its_day() -> None:
 def test_a_marked_text_is_cut_once() -> None:
     """A cut within a character reference leaves a few bytes, in which nothing else is shown."""
     assert marked('abcd"efgh', [(5, 9)], 8) == '<span class="words" dir="auto" lang="">abcd…</span>'
+
+
+def test_letters_that_only_a_model_reads_are_written_out() -> None:
+    """But for the flag of a region, which has such characters behind a black flag."""
+    flag = "\U0001f3f4" + "".join(chr(0xE0000 + ord(each)) for each in "gbsct") + "\U000e007f"
+    written = write_out_hidden(f"Likes tea.\U000e0049\U000e0067 {flag}")
+    assert written == f"Likes tea.‹U+E0049›‹U+E0067› {flag}"
+    assert restore_hidden(written) == f"Likes tea.\U000e0049\U000e0067 {flag}"
