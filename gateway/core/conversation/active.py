@@ -107,7 +107,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
             if (
                 is_replaceable
                 and _list_question_atoms(tree.list_path_elements(other)) == question_atoms
-                and not _is_program_beside_person(tree, path[-1].exchange, other)
+                and not _is_outranked_by(tree, path[-1].exchange, other)
             ):
                 _supersede(tree, other)
             continue
@@ -222,7 +222,7 @@ def _judge_alternatives(
     # If a person and a program (a guardrail, a router) got answers to the same question, the person's answer wins. A
     # client that sends the new message alone has marked it as sent again, and goes on from the last answer.
     sends_list = query.kind is ConversationKind.CLIENT
-    if is_same and sends_list and _is_program_beside_person(tree, new, old):
+    if is_same and sends_list and _is_outranked_by(tree, new, old):
         return _JudgedPair(loser=new, winner=old)
     return _JudgedPair(loser=old, winner=new)
 
@@ -237,7 +237,7 @@ def _is_same_chat(tree: Tree, pair: _JudgedPair, query: Query) -> bool:
     return query.is_named or not pair.loser.inputs or pause_s <= query.idle_s
 
 
-def _is_program_beside_person(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
+def _is_outranked_by(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
     """Returns whether an exchange has a program's answer and the other one a person's, which stays active then."""
     return _is_for_program(tree, exchange) and not _is_for_program(tree, other)
 
