@@ -318,17 +318,21 @@ def test_calls_of_one_id_in_a_message_go_upstream_with_ids_of_their_own(world: L
     def repeat_call(file: File) -> None:
         reply, result = agent_of(file)["messages"][2:4]
         reply["tool_calls"] *= 3
+        other_id = f"{reply['tool_calls'][0]['id']}_2"
+        reply["tool_calls"].append({**reply["tool_calls"][0], "id": other_id})
         (first,) = result["tool_returns"]
-        result["tool_returns"] = [{**first, "func_response": f"Order {n} is sent."} for n in (7, 8, 9)]
+        results = [{**first, "func_response": f"Order {n} is sent."} for n in (7, 8, 9, 10)]
+        result["tool_returns"] = [*results[:3], {**results[3], "tool_call_id": other_id}]
 
     (id,) = bring_in(world, changed(repeat_call))
     world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
     world.letta.agents.messages.create(id, input="One more pen, please.")
-    reply, *results = world.upstream.last.messages[2:6]
+    reply, *results = world.upstream.last.messages[2:7]
     first_id = reply["tool_calls"][0]["id"]
-    assert [call["id"] for call in reply["tool_calls"]] == [first_id, f"{first_id}_2", f"{first_id}_3"]
-    assert [call["id"] for call in reply["tool_calls"]] == [result["tool_call_id"] for result in results]
-    assert [result["content"].split(" is")[0] for result in results] == ["Order 7", "Order 8", "Order 9"]
+    call_ids = [call["id"] for call in reply["tool_calls"]]
+    assert call_ids == [first_id, f"{first_id}_3", f"{first_id}_4", f"{first_id}_2"]
+    assert call_ids == [result["tool_call_id"] for result in results]
+    assert [result["content"].split(" is")[0] for result in results] == [f"Order {n}" for n in (7, 8, 9, 10)]
 
 
 def test_a_summary_of_thoughts_is_shown_as_thoughts(world: LettaWorld) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
@@ -26,25 +26,20 @@ def read_messages(
     messages = list(enumerate(file_messages))[1 if begins_with_prompt else 0 :]
     accepted: list[PortableMessage] = []
     left_out = {index for index, message in messages if message.role not in FILE_ROLES}
-    # The stored ids of the last reply's calls without a result. A summary on Letta's server may have replaced others.
-    open_ids: set[str] = set()
-    # How often each id of a call in the file has had a result since the last reply.
-    result_counts: Counter[str] = Counter()
+    # The stored ids of the last reply's calls without a result, by their ids in the file. A summary on Letta's server
+    # may have replaced other calls.
+    open_ids: dict[str, deque[str]] = {}
     for index, file_message in _join_approval_requests(messages):
-        call_counts: Counter[str] = Counter()
-        calls = [
-            replace(call, id=_make_distinct_id(call.id, call_counts))
-            for call in file_message.tool_calls or ()
-        ]
-        distinct_message = replace(file_message, tool_calls=calls)
-        for portable_message in read_file_message(distinct_message, now, is_text_thought=is_text_thought):
+        calls = file_message.tool_calls or []
+        stored_message = replace(file_message, tool_calls=_number_repeated(calls))
+        for portable_message in read_file_message(stored_message, now, is_text_thought=is_text_thought):
             message = portable_message.message
             if message["role"] != "tool":
-                open_ids = {str(call["id"]) for call in message.get("tool_calls") or ()}
-                result_counts.clear()
-            elif (stored_id := _make_distinct_id(message["tool_call_id"], result_counts)) in open_ids:
-                open_ids.remove(stored_id)
-                message["tool_call_id"] = stored_id
+                open_ids = defaultdict(deque)
+                for call, stored_call in zip(calls, message.get("tool_calls") or (), strict=False):
+                    open_ids[call.id].append(str(stored_call["id"]))
+            elif ids := open_ids.get(message["tool_call_id"]):
+                message["tool_call_id"] = ids.popleft()
             else:
                 left_out.add(index)
                 continue
@@ -70,10 +65,15 @@ def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iter
         yield index, replace(message, tool_calls=calls)
 
 
-def _make_distinct_id(file_id: str, counts: Counter[str]) -> str:
-    """Returns an id for the next occurrence of an id; providers refuse a reply with an id twice.
-
-    counts: how often each id has occurred.
-    """
-    counts[file_id] += 1
-    return file_id if counts[file_id] == 1 else f"{file_id}_{counts[file_id]}"
+def _number_repeated(calls: Sequence[FileCall]) -> list[FileCall]:
+    """Returns the calls of a reply with distinct ids; providers refuse a reply with an id twice."""
+    numbered_calls: list[FileCall] = []
+    numbers: Counter[str] = Counter()
+    taken_ids = {call.id for call in calls}
+    for call in calls:
+        numbers[call.id] += 1
+        while numbers[call.id] > 1 and f"{call.id}_{numbers[call.id]}" in taken_ids:
+            numbers[call.id] += 1
+        is_first = numbers[call.id] == 1
+        numbered_calls.append(call if is_first else replace(call, id=f"{call.id}_{numbers[call.id]}"))
+    return numbered_calls
