@@ -51,16 +51,13 @@ def _move_offsets(fields: Json, offset: int) -> Json:
 class ContinuedReply:
     """The reply of the rounds before, which the chunks of one round continue."""
 
-    def __init__(self, reply: Json, filler: str, *, separates_thoughts: bool) -> None:
+    def __init__(self, reply: Json, *, separates_thoughts: bool) -> None:
         """Initialises without chunks.
 
         reply: the replies of the rounds before, as one message.
-        filler: the filler that was sent after the last of them was stored.
         separates_thoughts: True if the client gets the thoughts of all rounds as one text.
         """
-        text = read_text(reply)
-        # The text that the client has so far.
-        self._text = text + choose_separator(text, filler) + filler
+        self._text = read_text(reply)
         # True: the first thoughts need a separator.
         self._follows_thoughts = separates_thoughts and bool(read_thoughts(reply))
         # The number of spans so far, by their field.

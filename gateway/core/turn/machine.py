@@ -531,14 +531,14 @@ class Turn:
         self._calls = NO_CALLS
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
-        filler, self._next_filler = self._next_filler, ""
         reply_before = {} if terms.shows_steps else self._earlier_rounds.shown_reply
         content_before = reply_before.get("content", "")
         continued = None
         if reply_before and not self._view.has_signed_thoughts:
             # Other dialects begin a new item or block with thoughts that follow a text.
             is_one_text = self._view.speaks_chat or not content_before
-            continued = ContinuedReply(reply_before, filler, separates_thoughts=is_one_text)
+            continued = ContinuedReply(reply_before, separates_thoughts=is_one_text)
+        filler, self._next_filler = self._next_filler, ""
         self._round = Round(terms, self._view, self._round.form, content_before, filler, self._reply_count)
         turn_usage_maker = self._earlier_rounds.turn_usage_maker
         self._reader = RoundReader(self._round, terms, self._view, turn_usage_maker, continued)
