@@ -9,10 +9,12 @@ from gateway.core.memory.word_diff import DiffPart
 # Characters that reorder a line, controls but for tab and line end, and tags, which a model reads as letters while a
 # person sees nothing.
 _HIDDEN_CHARACTER = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
-# The flag of a region, such as Scotland's: a black flag, and tags.
-_FLAG_OR_HIDDEN = re.compile(
-    f"\U0001f3f4[\U000e0030-\U000e007a]{{3,6}}\U000e007f|{_HIDDEN_CHARACTER.pattern}"
-)
+# The flags of England, Scotland and Wales: a black flag, and tags. No other flags of regions are in use.
+_FLAGS = [
+    "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in region) + "\U000e007f"
+    for region in ("gbeng", "gbsct", "gbwls")
+]
+_FLAG_OR_HIDDEN = re.compile("|".join((*_FLAGS, _HIDDEN_CHARACTER.pattern)))
 # A hidden character as `write_out_hidden` writes it, with its code point.
 _WRITTEN_CHARACTER = re.compile("\u2039U\\+([0-9A-F]{4,5})\u203a")
 

@@ -68,8 +68,9 @@ def test_a_marked_text_is_cut_once() -> None:
 
 
 def test_letters_that_only_a_model_reads_are_written_out() -> None:
-    """But for the flag of a region, which has such characters behind a black flag."""
+    """But for the flags of England, Scotland and Wales, which are a black flag and such characters."""
     flag = "\U0001f3f4" + "".join(chr(0xE0000 + ord(each)) for each in "gbsct") + "\U000e007f"
+    assert "\U000e0073" not in write_out_hidden(flag.replace("\U000e0063", ""))
     written = write_out_hidden(f"Likes tea.\U000e0049\U000e0067 {flag}")
     assert written == f"Likes tea.‹U+E0049›‹U+E0067› {flag}"
     assert restore_hidden(written) == f"Likes tea.\U000e0049\U000e0067 {flag}"
