@@ -47,6 +47,7 @@ class EndpointRoutes:
         """
         self._settings = settings
         self._providers = providers
+        # Returns the route for a model's name. Raises: UnknownModel.
         self.get_model_route = get_model_route
         # The names of the upstreams.
         self._upstream_names = frozenset(each.name for each in settings.upstreams)
@@ -95,6 +96,11 @@ class EndpointRoutes:
     def has_endpoint(self, path: str) -> bool:
         """Returns whether some upstream has an endpoint."""
         return any(self._providers[name].has_endpoint(path) for name in self._upstream_names)
+
+    def has_endpoint_at(self, upstream: str, path: str, *, needs_messages_api: bool = False) -> bool:
+        """Returns whether an upstream has an endpoint. needs_messages_api: as for `get_route`."""
+        provider = self._providers[upstream]
+        return provider.capabilities.speaks_messages if needs_messages_api else provider.has_endpoint(path)
 
     def has_upstream_without(self, path: str) -> bool:
         """Returns whether some upstream has no such endpoint, so that its models answer by chat completions."""
@@ -169,8 +175,3 @@ class EndpointRoutes:
             name for name in names if self.has_endpoint_at(name, path, needs_messages_api=needs_messages_api)
         )
         return next(having, names[0])
-
-    def has_endpoint_at(self, upstream: str, path: str, *, needs_messages_api: bool = False) -> bool:
-        """Returns whether an upstream has an endpoint. needs_messages_api: as for `get_route`."""
-        provider = self._providers[upstream]
-        return provider.capabilities.speaks_messages if needs_messages_api else provider.has_endpoint(path)

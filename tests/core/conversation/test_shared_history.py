@@ -141,20 +141,26 @@ def test_no_reply_is_lost_where_the_same_is_asked_twice_at_once(world: World, ke
     assert [text for text in map(read_text, replies) if text not in active] == []
 
 
+BARGE_IN = [user("Tell me of a fox."), assistant("Once there was"), user("And then?")]
+
+
+def begin_barge_in_twice(world: World, key: str | None) -> list[Request]:
+    """Begins a request before the gateway sees that the client has left the reply before it, and again then."""
+    told = world.begin(BARGE_IN[:1], key)
+    early = world.begin(BARGE_IN, key)
+    world.cancel(told, [assistant("Once there was a fox")])
+    return [early, world.begin(BARGE_IN, key)]
+
+
 @both
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first ends first", "second ends first"])
 def test_a_request_that_came_before_the_end_of_its_barge_in_is_asked_again(
     world: World, key: str | None, order: tuple[int, int]
 ) -> None:
-    """The request had come before the gateway saw that the client had left, and was sent again then."""
-    told = world.begin([user("Tell me of a fox.")], key)
-    whole = [user("Tell me of a fox."), assistant("Once there was"), user("And then?")]
-    early = world.begin(whole, key)
-    world.cancel(told, [assistant("Once there was a fox")])
-    requests = [early, world.begin(whole, key)]
+    requests = begin_barge_in_twice(world, key)
     for n in order:
         world.finish(requests[n], f"It woke {n}.")
-    assert world.active() == [*map(read_text, whole), f"It woke {order[-1]}."]
+    assert world.active() == [*map(read_text, BARGE_IN), f"It woke {order[-1]}."]
 
 
 @both
@@ -162,11 +168,7 @@ def test_a_request_that_came_before_the_end_of_its_barge_in_is_asked_again(
 def test_a_guardrail_that_has_such_a_request_too_supersedes_no_answer(
     world: World, key: str | None, guardrail: int
 ) -> None:
-    told = world.begin([user("Tell me of a fox.")], key)
-    whole = [user("Tell me of a fox."), assistant("Once there was"), user("And then?")]
-    early = world.begin(whole, key)
-    world.cancel(told, [assistant("Once there was a fox")])
-    requests = [early, world.begin(whole, key)]
+    requests = begin_barge_in_twice(world, key)
     world.finish(requests[1 - guardrail], "It woke.")
     world.finish(requests[guardrail], '{"ok": true}')
     assert "It woke." in world.active()

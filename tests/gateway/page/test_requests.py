@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
@@ -21,7 +23,7 @@ from tests.gateway.page.operator import Operator, operate, operator_of, plain, r
 from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.page.test_sign_in import make_code
-from tests.gateway.sdk import agent, remember
+from tests.gateway.sdk import World, agent, remember
 
 
 def full(operator: Operator) -> str:
@@ -1196,17 +1198,22 @@ def test_a_question_asked_again_says_that_its_reply_is_forgotten(operator: Opera
     )
 
 
-def test_the_slowest_requests_are_listed_the_longest_first(
-    upstream: StrictUpstream, operator: Operator
-) -> None:
-    """Whoever looked for them read 2,000 rows, the newest first."""
-    world = operator.world
-    rest = Gate()
-    upstream.queue(say("One. Two.", tokens=["One. ", "Two."], hold_after={2: rest}))
+@contextmanager
+def begun_count(world: World, rest: Gate) -> Iterator[Any]:
+    """Provides a stream of which the first word has come. rest: the gate before the second one."""
+    world.upstream.queue(say("One. Two.", tokens=["One. ", "Two."], hold_after={2: rest}))
     with world.sdk.chat.completions.create(
         model="m", stream=True, user="alice", messages=[{"role": "user", "content": "Count."}]
     ) as stream:
         next(chunk for chunk in stream if chunk.choices[0].delta.content)
+        yield stream
+
+
+def test_the_slowest_requests_are_listed_the_longest_first(operator: Operator) -> None:
+    """Whoever looked for them read 2,000 rows, the newest first."""
+    world = operator.world
+    rest = Gate()
+    with begun_count(world, rest) as stream:
         world.chat(user="bob").say("Hello.")  # within the time of the other request
         rest.open()
         assert [*stream]
@@ -1223,11 +1230,8 @@ def test_a_reply_that_its_client_left_has_not_failed(upstream: StrictUpstream, o
     """Each interruption of a voice agent was listed as a failure with the status 499."""
     world = operator.world
     rest = Gate()
-    upstream.queue(say("One. Two.", tokens=["One. ", "Two."], hold_after={2: rest}))
-    with world.sdk.chat.completions.create(
-        model="m", stream=True, user="alice", messages=[{"role": "user", "content": "Count."}]
-    ) as stream:
-        next(chunk for chunk in stream if chunk.choices[0].delta.content)
+    with begun_count(world, rest):
+        pass
     upstream.last.gone.wait_sync()
     rest.open()
     memory_of(world)
