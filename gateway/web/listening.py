@@ -39,7 +39,10 @@ def bind(host: str, port: int) -> socket.socket:
     Raises: SettingsError: the address is not this machine's; GatewayError: the address is in use.
     """
     family, address = resolve_address(host, port)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # the system has no such addresses, for example no IPv6
+        raise _make_listen_error(host, port, error) from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
@@ -71,7 +74,7 @@ def _make_listen_error(host: str, port: int, error: OSError) -> GatewayError:
                 f"server.port: another program listens on port {port} of {host}. End that one, or name another "
                 "port with --port."
             )
-        case errno.EADDRNOTAVAIL:
+        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
             return SettingsError(
                 f"server.host: {host} is no address of this machine. Name one of its own, or 0.0.0.0 for all."
             )

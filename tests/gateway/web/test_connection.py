@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +102,15 @@ def test_an_address_of_another_machine_is_a_wrong_host() -> None:
         SettingsError, match=r"server\.host: 192\.0\.2\.1 is no address of this machine\. Name"
     ):  # RFC 5737
         bind("192.0.2.1", 0)
+
+
+def test_an_address_family_that_the_system_lacks_is_a_wrong_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)  # a kernel without IPv6
+    with pytest.raises(SettingsError, match=r"server\.host: ::1 is no address of this machine\. Name"):
+        bind("::1", 0)
 
 
 def test_only_one_of_two_servers_listens_at_an_address() -> None:
