@@ -13,6 +13,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from gateway.core.json_limits import MAX_VALUES
+from gateway.errors import BadRequest
 from gateway.web.mcp.mcp_endpoint import MAX_BYTES
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import StrictUpstream
@@ -191,6 +192,15 @@ def test_half_a_character_costs_nothing_but_itself(world: World) -> None:
     assert ask(world.gateway, headers, body=call).status == 200
     (fact,) = Tools(world.gateway.url, headers).ask("memory_read")["facts"]
     assert fact["text"] == "Likes tea \ufffd"
+
+
+def test_arguments_of_the_command_line_that_are_no_object_are_named(world: World) -> None:
+    call = {"project": "default", "tool": "memory_search", "user": "alice"}
+    mcp = world.gateway.app.services.mcp
+    for arguments in ("tea", ["tea"], 3):
+        with pytest.raises(BadRequest, match="`arguments` is no JSON object") as refused:
+            world.gateway.call(mcp.call_for_command_line({**call, "arguments": arguments}))
+        assert refused.value.param == "arguments"
 
 
 def test_protocol_errors_are_json_rpc(world: World) -> None:

@@ -71,8 +71,10 @@ class McpMemory:
         fields = Arguments(raw)
         project, tool = fields.read_text("project"), fields.read_text("tool")
         arguments = fields.read_raw("arguments") or {}
-        if tool not in TOOLS or not isinstance(arguments, dict):
+        if tool not in TOOLS:
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
+        if not isinstance(arguments, dict):
+            raise BadRequest("`arguments` is no JSON object.", param="arguments")
         profile = fields.read_optional_text("profile") or self._default_profile(project)
         client = make_client_name(fields.read_optional_text("client") or "", "")
         user = fields.read_optional_id("user")
@@ -81,7 +83,7 @@ class McpMemory:
         return {"value": answer.value, "error": answer.error}
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits for calls that are under way, for this time at most."""
+        """Waits for the calls under way, for this time at most, and stops the forgetting that they began."""
         await self._calls.drain(timeout_s)
         await self._tools.forgetting.aclose()
 
