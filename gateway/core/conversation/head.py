@@ -376,24 +376,37 @@ def repeats(
 def _find_last_touched(tree: Tree) -> Exchange | None:
     """Returns the head of a conversation: the active exchange that was touched last.
 
-    A turn off the record is on no path, so the next turn goes on from the exchange before it.
+    A turn off the record is on no path, so the next turn goes on from the exchange before it. A detached root is the
+    head if there is no other path: a message alone after turns off the record begins one.
     """
     touched_times = tree.list_touched_times()
     newest_first = sorted(tree, key=lambda each: (touched_times[each.id], each.begun, each.id), reverse=True)
-    return next((each for each in newest_first if _is_on_path(tree, each) and _is_end(tree, each)), None)
+    for are_roots_detached in (True, False):
+        for exchange in newest_first:
+            if _is_end(tree, exchange, are_roots_detached=are_roots_detached):
+                return exchange
+    return None
 
 
-def _is_on_path(tree: Tree, exchange: Exchange) -> bool:
-    return exchange.state is not ExchangeState.OFF and tree.is_active(exchange, is_named=True)
+def _is_on_path(tree: Tree, exchange: Exchange, *, are_roots_detached: bool) -> bool:
+    is_active = tree.is_active(exchange, is_named=are_roots_detached)
+    return exchange.state is not ExchangeState.OFF and is_active
 
 
-def _is_end(tree: Tree, exchange: Exchange) -> bool:
+def _is_end(tree: Tree, exchange: Exchange, *, are_roots_detached: bool) -> bool:
     """Returns whether a path may end with an exchange: no exchange went on from it, or it was asked once more since.
 
     A later exchange is dated before this exchange if the clock was put back in between.
+
+    are_roots_detached: True: a detached root (rule 9 of docs/conversations.md) is on no path.
     """
+    if not _is_on_path(tree, exchange, are_roots_detached=are_roots_detached):
+        return False
     was_repeated = exchange.touched > exchange.begun
-    return was_repeated or not any(_is_on_path(tree, child) for child in tree.list_children(exchange))
+    return was_repeated or not any(
+        _is_on_path(tree, child, are_roots_detached=are_roots_detached)
+        for child in tree.list_children(exchange)
+    )
 
 
 def was_heard(

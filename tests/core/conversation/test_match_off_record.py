@@ -417,3 +417,16 @@ def test_a_greeting_off_the_record_stays_so_where_it_comes_back_cut(
     world.say(list_, "Soup.", key)
     world.say([*list_, assistant("Soup."), user("fine")], "Until then.", key)
     assert world.active() == ["what is there to eat?", "Soup.", "fine", "Until then."]
+
+
+def test_messages_alone_go_on_after_a_list_off_the_record(filling_world: World) -> None:
+    filling_world.say([user("one")], "First.", "c1", mode=MemoryUse.OFF)
+    filling_world.say([user("one"), assistant("First."), user("two")], "Second.", "c1", mode=MemoryUse.OFF)
+    filling_world.say([user("three")], "Third.", "c1", append=True)
+    assert filling_world.begin([user("four")], "c1", append=True).lines[-3:] == [
+        "+ user: three",
+        "+ assistant: Third.",
+        "user: four",
+    ]
+    filling_world.say([user("four")], "Fourth.", "c1", append=True)
+    assert filling_world.confirmed() == ["three", "Third."]
