@@ -376,35 +376,31 @@ def repeats(
 def _find_last_touched(tree: Tree) -> Exchange | None:
     """Returns the head of a conversation: the active exchange that was touched last.
 
-    A turn off the record is on no path, so the next turn goes on from the exchange before it. A detached root is the
-    head if there is no other path: a message alone after turns off the record begins one.
+    A turn off the record is on no path, so the next turn goes on from the exchange before it. A detached root (rule 9
+    of docs/conversations.md) is the head only if there is no other path, as after turns that are all off the record.
     """
-    touched_times = tree.list_touched_times()
-    newest_first = sorted(tree, key=lambda each: (touched_times[each.id], each.begun, each.id), reverse=True)
-    for are_roots_detached in (True, False):
+    on_record = [each for each in tree if each.state is not ExchangeState.OFF]
+    newest_first = sorted(on_record, key=tree.make_recency_key, reverse=True)
+    # Roots are detached in named conversations alone.
+    for is_named in (True, False):
         for exchange in newest_first:
-            if _is_end(tree, exchange, are_roots_detached=are_roots_detached):
+            if _is_end(tree, exchange, is_named=is_named):
                 return exchange
     return None
 
 
-def _is_on_path(tree: Tree, exchange: Exchange, *, are_roots_detached: bool) -> bool:
-    is_active = tree.is_active(exchange, is_named=are_roots_detached)
-    return exchange.state is not ExchangeState.OFF and is_active
-
-
-def _is_end(tree: Tree, exchange: Exchange, *, are_roots_detached: bool) -> bool:
+def _is_end(tree: Tree, exchange: Exchange, *, is_named: bool) -> bool:
     """Returns whether a path may end with an exchange: no exchange went on from it, or it was asked once more since.
 
     A later exchange is dated before this exchange if the clock was put back in between.
 
-    are_roots_detached: True: a detached root (rule 9 of docs/conversations.md) is on no path.
+    is_named: as for `Tree.is_active`.
     """
-    if not _is_on_path(tree, exchange, are_roots_detached=are_roots_detached):
+    if not tree.is_active(exchange, is_named=is_named):
         return False
     was_repeated = exchange.touched > exchange.begun
     return was_repeated or not any(
-        _is_on_path(tree, child, are_roots_detached=are_roots_detached)
+        child.state is not ExchangeState.OFF and tree.is_active(child, is_named=is_named)
         for child in tree.list_children(exchange)
     )
 
