@@ -86,6 +86,13 @@ class Arguments:
         value: list[str] = self._read(name, list[str], "a list of texts", is_shown=False)
         return value
 
+    def read_optional_object(self, name: str) -> dict[str, Any]:
+        """Returns a JSON object; an empty one: it was left out."""
+        if name not in self:
+            return {}
+        value: dict[str, Any] = self._read(name, dict[str, Any], "a JSON object", is_shown=False)
+        return value
+
     def read_optional_numbers(self, name: str) -> list[int]:
         """Returns a list of positive numbers; an empty one: it was left out."""
         if name not in self:

@@ -197,8 +197,8 @@ def test_half_a_character_costs_nothing_but_itself(world: World) -> None:
 def test_arguments_of_the_command_line_that_are_no_object_are_named(world: World) -> None:
     call = {"project": "default", "tool": "memory_search", "user": "alice"}
     mcp = world.gateway.app.services.mcp
-    for arguments in ("tea", ["tea"], 3):
-        with pytest.raises(BadRequest, match="`arguments` is no JSON object") as refused:
+    for arguments in ("tea", ["tea"], [], "", 3):
+        with pytest.raises(BadRequest, match="arguments must be a JSON object") as refused:
             world.gateway.call(mcp.call_for_command_line({**call, "arguments": arguments}))
         assert refused.value.param == "arguments"
 

@@ -70,11 +70,9 @@ class McpMemory:
         """Performs a call for the command line. Raises: BadRequest."""
         fields = Arguments(raw)
         project, tool = fields.read_text("project"), fields.read_text("tool")
-        arguments = fields.read_raw("arguments") or {}
         if tool not in TOOLS:
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
-        if not isinstance(arguments, dict):
-            raise BadRequest("`arguments` is no JSON object.", param="arguments")
+        arguments = fields.read_optional_object("arguments")
         profile = fields.read_optional_text("profile") or self._default_profile(project)
         client = make_client_name(fields.read_optional_text("client") or "", "")
         user = fields.read_optional_id("user")
