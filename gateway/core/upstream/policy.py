@@ -23,9 +23,10 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# The statuses that another endpoint or a later attempt may avoid. Others concern the request, as 501 does. 520 to 530
-# are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
-TRANSIENT_STATUSES: Final = frozenset((408, 429, *range(500, 600))) - {501}
+# The statuses that another endpoint or a later attempt may avoid. Others concern the request, as 501 does. 402 is
+# DeepSeek's and OpenRouter's for an account without credit. 520 to 530 are Cloudflare's for an upstream that is down,
+# and 529 is Anthropic's "overloaded".
+TRANSIENT_STATUSES: Final = frozenset((402, 408, 429, *range(500, 600))) - {501}
 # The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no more; not
 # measured.
 _FIRST_BACKOFF_S: Final = 0.1

@@ -54,7 +54,7 @@ FAULTS = [
         "unreachable",
     ),  # first, as an idle connection that is cut is dialled again
     (BUSY, "429"),
-    *((fail(status), str(status)) for status in (408, 500, 502, 503, 504, 520, 524, 529)),
+    *((fail(status), str(status)) for status in (402, 408, 500, 502, 503, 504, 520, 524, 529)),
     (MOVED, "unreachable"),
 ]
 
