@@ -113,6 +113,25 @@ def test_a_thought_within_a_reply_that_was_made_elsewhere_is_not_recalled(world:
     assert "gazelles" not in note
 
 
+def test_messages_that_were_made_elsewhere_are_recalled_once_they_are_continued(world: World) -> None:
+    """The search index has the turn before that, without these messages."""
+    messages = [
+        {"role": "user", "content": "My tulips are red."},
+        {"role": "assistant", "content": "The tulips are noted."},
+    ]
+    chat = world.chat(user="alice")
+    chat.messages += messages
+    chat.say("I ride a bicycle to work.")
+    world.pass_time(10.0)
+    world.chat(user="alice").say("What of my tulips?")
+    assert world.upstream.last.messages == [{"role": "user", "content": "What of my tulips?"}]
+    chat.say("Bye.")
+    world.pass_time(10.0)
+    world.chat(user="alice").say("Which colour have my tulips?")
+    note, _ = world.upstream.last.messages[0]["content"].split(CLOSE)
+    assert "My tulips are red." in note
+
+
 def test_another_user_never_sees_it(world: World) -> None:
     world.chat(user="alice").say(FACT)
     world.chat(user="bob").say(QUESTION)
