@@ -36,6 +36,7 @@ from adapters.openai import OpenAICompatible
 from adapters.reply_quota import REPLIES
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, OpenAIBatchServer, Outcome
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, UpstreamRequest, fail, raw, say
+from tests.patience import comes
 
 Json = dict[str, Any]
 Outcomes = Mapping[str, Outcome]
@@ -255,7 +256,7 @@ async def test_local_logs_the_fault_that_ends_a_batch(caplog: pytest.LogCaptureF
         id = await bench.provider.submit(part(1), lines)
         assert await bench.read(id) == {}
         await bench.provider.discard(id, part(1))
-        [record] = caplog.records
+        [record] = await comes(lambda: caplog.records)
         assert record.exc_info is not None
         assert isinstance(record.exc_info[1], ExceptionGroup)
         assert isinstance(record.exc_info[1].exceptions[0], UnicodeDecodeError)
