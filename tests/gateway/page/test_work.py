@@ -8,6 +8,7 @@ import pytest
 
 from storage.records import Scope
 from storage.sql.statements import make_statement
+from tests.agents.batches.batch_world import serve_batches
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import memory_of
@@ -183,6 +184,28 @@ def test_an_operator_of_one_project_sees_the_work_of_its_memories(operator: Oper
     assert reader.post(f"jobs/{own}/cancel").status == 403
     assert len(jobs_of(operator)) == 2
     assert operator.post("batches/job-none/cancel").status == 404
+
+
+def test_a_batch_is_shown_and_cancelled(tmp_path: Path) -> None:
+    with serve_batches(tmp_path, held=True) as world:
+        agents = world.create_agents(3)
+        older, batch = world.create_batch(agents[:1]), world.create_batch(agents)
+        operator = operator_of(world.world)
+        page = operator.twin("work?limit=1")["batches"]
+        assert [(each["id"], each["counts"]["total"]) for each in page["items"]] == [(batch["id"], 3)]
+        [last] = operator.twin(f"work?limit=1&after_batch={page['next']}")["batches"]["items"]
+        assert last["id"] == older["id"]
+        elsewhere = operator_of(world.world, "shop")
+        assert elsewhere.twin("work")["batches"]["items"] == []
+        assert elsewhere.post(f"batches/{batch['id']}/cancel").status == 404
+        button = f"Cancel batch {batch['id']}</button>"
+        assert button in operator.get("work").body.decode()
+        assert operator.post(f"batches/{batch['id']}/cancel").status == 303
+        assert button not in operator.get("work").body.decode()
+        [cancelled, _] = operator.twin("work")["batches"]["items"]
+        assert (cancelled["state"], cancelled["counts"]["cancelled"]) == ("cancelled", 3)
+        done = [each.what for each in audit(operator) if each.action == "job_cancel"]
+        assert done == [f"batch {batch['id']}"]
 
 
 def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
