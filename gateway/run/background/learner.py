@@ -231,11 +231,12 @@ class LearningService:
                 unread.agent,
                 query,
                 limit=_SHOWN_FACTS - len(newest_facts),
+                takes=lambda message: message.kind == "fact",
                 deadline_ms=_SEARCH_MS,
             )
         except StoreTimeout:
             hits = []
-        seqs = {fact.seq for fact in newest_facts} | {hit.seq for hit in hits if hit.kind == "fact"}
+        seqs = {fact.seq for fact in newest_facts} | {hit.seq for hit in hits}
         shown_facts = await self._store.facts.load(unread.agent.id, sorted(seqs))
         return [fact for fact in shown_facts if fact.ended_at is None and not fact.muted]
 

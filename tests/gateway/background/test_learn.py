@@ -93,6 +93,30 @@ def test_a_note_in_the_block_for_the_person_reaches_running_conversations(learne
     assert "Has a cat, Miso." in learner.world.upstream.last.messages[-1]["content"]
 
 
+def test_of_a_large_memory_the_model_sees_the_related_facts_and_the_newest(learner: Learner) -> None:
+    world = learner.world
+    world.chat(user="alice").say("Hello.")
+    learner.pass_idle_time()
+    home = "Lives in Oslo, near the harbour."
+
+    async def add_facts() -> None:
+        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        for text in (home, *(f"Owns volume {n} of the series." for n in range(70))):
+            await world.store.facts.remember(found, text, text, "operator", world.clock())
+
+    world.gateway.call(add_facts())
+    # A search returns fewer messages than these, which have the words of the fact too.
+    for n in range(60):
+        world.chat(user="alice").say(f"In Oslo, near the harbour {n}.")
+    world.pass_time(IDLE_S)  # they are in the index
+    learner.pass_idle_time()
+    known_facts = learner.prompts[-1].partition("# Known facts")[2].partition("# New messages")[0]
+    assert home in known_facts
+    assert "Owns volume 69 of the series." in known_facts
+    assert "Owns volume 1 of the series." not in known_facts
+
+
 def test_the_block_for_the_person_is_made_on_first_use(learner: Learner) -> None:
     learner.world.chat(user="alice").say(KITTEN)
     assert learner.world.query("SELECT count(*) FROM blocks") == [0]
