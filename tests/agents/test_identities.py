@@ -85,7 +85,7 @@ def test_identities_are_made_listed_changed_and_deleted(world: LettaWorld) -> No
     assert world.ask("GET", "/v1/identities/") == (200, [team, one])
     assert world.ask("GET", "/v1/identities/?order=asc&limit=1") == (200, [one])
     assert world.ask("GET", f"/v1/identities/?order=asc&limit=1&after={one['id']}") == (200, [team])
-    for query in ("identifier_key=team", "identity_type=org", "name=Team", "identity_type=org&limit=1"):
+    for query in ("identifier_key=team", "identity_type=org", "name=EA", "identity_type=org&limit=1"):
         assert world.ask("GET", f"/v1/identities/?{query}&order=asc") == (200, [team]), query
     assert world.ask("GET", "/v1/identities/count") == (200, 2)
     changed = world.ask("PATCH", path, {"name": "Bea", "properties": [SEATS]})[1]

@@ -87,7 +87,7 @@ class PropertiesBody(Body):
 class IdentitiesQuery(PageQuery):
     """A page of identities."""
 
-    # The name and the key must be equal to those of an identity.
+    # A part of the name, in upper or lower case. The key must be equal to that of an identity.
     name: Maybe[str] = UNSET
     identifier_key: Maybe[str] = UNSET
     identity_type: Maybe[_Type] = UNSET
@@ -96,7 +96,7 @@ class IdentitiesQuery(PageQuery):
     def matches(self, identity: Definition) -> bool:
         """Returns whether an identity matches the filters, its key aside."""
         definition = IdentityDefinition.of(identity.body)
-        has_name = get_sent_or(self.name, definition.name) == definition.name
+        has_name = get_sent_or(self.name, "").casefold() in definition.name.casefold()
         return has_name and get_sent_or(self.identity_type, definition.type) == definition.type
 
 
