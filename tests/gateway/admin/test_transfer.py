@@ -144,6 +144,12 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     (block,) = await store.blocks.load(agent.id)
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)
+    facts = store.facts
+    for number, text in enumerate(("Drinks tea.", "Has a cat.", "Lives in Oslo."), 1):
+        await facts.remember(agent, text, text, "operator", float(number), standing=number == 3)
+    tea, cat, _ = [fact.seq for fact in await facts.list_page(agent.id)][::-1]
+    await facts.correct(agent, tea, "Drinks coffee ☂.", "Drinks coffee", "person", 9.0)
+    await facts.mute(agent.id, cat, 9.5, is_muted=True)
     targets = [
         ForgetTarget(exchange_rows=[rows[5].id]),
         ForgetTarget(message_seqs=[rows[8].seq, rows[11].seq + len(rows[11].inputs)]),
@@ -152,7 +158,8 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
         assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
     lines = await export(store)
     kinds = {next(iter(json.loads(line))) for line in lines}
-    assert kinds == {"memory", "conversation", "exchange", "block", "version", "passage", "edit", "end"}
+    content_kinds = {"conversation", "exchange", "block", "version", "passage", "fact", "ended", "edit"}
+    assert kinds == {"memory", *content_kinds, "end"}
     states = {v["state"] for line in lines for k, v in json.loads(line).items() if k == "exchange"}
     assert states >= {"finished", "cancelled", "off", "forgotten"}
     await fill(other, lines)
