@@ -217,6 +217,21 @@ def admin(world: World, operation: str, **arguments: Any) -> Any:
     return reply.json
 
 
+def test_a_forgotten_message_stays_so_beside_another_of_its_turn(world: World) -> None:
+    def make_line(id: str, *texts: str) -> bytes:
+        messages = [{"role": "user", "content": text, "at": START} for text in texts]
+        reply = {"role": "assistant", "content": "Noted.", "at": START}
+        return orjson.dumps({"id": id, "messages": [*messages, reply]})
+
+    follow(world, send(world, make_line("c-1", "My heron is called Zebulon.", "He eats anchovies.")))
+    forget = world.store.forgetting.forget
+    world.gateway.call(forget(memory_of(world).id, ForgetTarget(message_seqs=[1])))
+    again = make_line("c-2", "My heron is called Zebulon.", "I live in Quxhaven.")
+    assert counts(follow(world, send(world, again)), "messages") == (3, 2, 0, 1)
+    assert b"Zebulon" not in world.data()
+    assert "I live in Quxhaven." in shown(world)
+
+
 @pytest.mark.both
 def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> None:
     # A live chat has the first talk word for word, white space aside, and another begins like the second.

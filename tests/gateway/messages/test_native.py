@@ -408,6 +408,19 @@ def test_four_marks_of_a_client_stay_four(world: World, upstream: StrictAnthropi
     assert all("cache_control" not in tool for tool in upstream.last.json["tools"][1:])
 
 
+def test_a_mark_on_a_reply_with_a_hidden_round_stays_at_its_end(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    talk = Talk(world, model="agent/helper")
+    upstream.queue(call_tools(insert("Has a cat. "), text="Let me note it."), say("Done."))
+    talk.say("I have a cat.")
+    talk.messages[-1]["content"][-1]["cache_control"] = MARK
+    talk.say("And a dog.")
+    [_, called, _, replied, _] = upstream.last.json["messages"]
+    assert called["content"][-1]["type"] == "tool_use"
+    assert replied["content"] == [{"type": "text", "text": "Done.", "cache_control": MARK}]
+
+
 @both_ways
 def test_blocks_that_only_the_api_knows_stay_as_they_are(
     world: World, upstream: StrictAnthropic, stream: bool
