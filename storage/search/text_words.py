@@ -6,7 +6,7 @@ Pure. A text has a word in any of its forms, as the index counts words. A long t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from unicodedata import category
 
@@ -45,14 +45,22 @@ def has_words(text: str, query: str) -> bool:
 def has_words_anywhere(text: str, query: str) -> bool:
     """Returns whether a text of any length has all words of a query. The index has only the first of a long text."""
     missing_terms = {*list_query_terms(query)}
+    for _, piece in _split_pieces(text):
+        missing_terms -= list_distinct_terms(piece)
+        if not missing_terms:
+            break
+    return not missing_terms
+
+
+def _split_pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Yields the pieces of a text, each with its start: at most `_PIECE_CHARS`, which end between words if they can."""
     start = 0
-    while missing_terms and start < len(text):
+    while start < len(text):
         end = start + _PIECE_CHARS
         if end < len(text):  # only a word as long as a piece is cut
             end = text.rfind(" ", start + 1, end) + 1 or end
-        missing_terms -= list_distinct_terms(text[start:end])
+        yield start, text[start:end]
         start = end
-    return not missing_terms
 
 
 def list_written_words(text: str, without: str = "") -> list[str]:
@@ -157,14 +165,23 @@ def cut_around_words(text: str, query: str, chars: int) -> str:
     """Returns the part of a text around the first of a query's words; "…" stands for the text that is left out."""
     if len(text) <= chars:
         return text
-    terms = {*list_query_terms(query)}
-    words = islice(_WRITTEN_WORD.finditer(text), _MAX_TEXT_WORDS)
-    hit = next((word.start() for word in words if not terms.isdisjoint(list_terms(word[0]))), 0)
+    hit = _locate_first_word(text, query)
     start = max(0, min(hit - chars // 3, len(text) - chars))
     if start:
         start = text.find(" ", start, hit) + 1 or start
     end = start + chars
     return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+
+
+def _locate_first_word(text: str, query: str) -> int:
+    """Returns the start of the first of a query's words in a text of any length; 0: the text has none of them."""
+    terms = {*list_query_terms(query)}
+    for start, piece in _split_pieces(text):
+        if not terms.isdisjoint(list_distinct_terms(piece)) and (
+            spans := find_spans_with_words(piece, query)
+        ):
+            return start + spans[0][0]
+    return 0
 
 
 def has_whole_words(line: str, text: str) -> bool:

@@ -249,6 +249,17 @@ def test_a_long_text_is_shown_around_the_first_word() -> None:
     assert cut_around_words(text, "none", 10) == "one two th…"
 
 
+@pytest.mark.parametrize(
+    ("before", "word"),
+    [("one two three ", "peanuts"), ("我今天去了市场，买了很多蔬菜和水果。", "花生")],
+)
+@pytest.mark.parametrize("times", [40, 5_000])
+def test_a_long_text_is_shown_around_a_word_wherever_it_is(before: str, word: str, times: int) -> None:
+    """A Chinese text may have no space at all, and a block may have 100,000 characters."""
+    shown = cut_around_words(f"{before * times}{word}。{before * times}", word, 100)
+    assert 20 < shown.index(word) < 80
+
+
 def test_words_are_marked_by_their_stems_alone() -> None:
     for text, query, expected in (
         ("The roof of room 12, not the bathroom.", "Rooms", ["room"]),

@@ -237,6 +237,20 @@ def test_a_word_late_in_a_very_long_block_is_found(upstream: StrictUpstream, tmp
     assert "1 message still says “peanuts”." in corrected
 
 
+def test_a_word_late_in_a_long_chinese_text_is_shown(operator: Operator) -> None:
+    """The beginning of the text was shown, without the word: no space is before it, and its characters are long."""
+    world = operator.world
+    around = "我今天去了市场，买了很多蔬菜和水果。" * 40
+    agent = speak(world, f"{around}我对花生过敏。{around}", user="li")
+    learn(world, agent, block="李的猫叫咪咪。花生。")
+    world.pass_time(300)
+    for path in ("people/words?q=花生", f"m/{agent.uid}/words?q=花生"):
+        assert "我对<mark>花生</mark>过敏" in page(operator, quote(path, safe="/?=")), path
+    block = operator.twin(f"m/{agent.uid}/b/human")["block"]
+    operator.twin(f"m/{agent.uid}/b/human", {"value": "李的猫叫咪咪。", "version": block["version"]})
+    assert "我对花生过敏" in page(operator, f"m/{agent.uid}/b/human")
+
+
 def test_a_person_who_corrects_is_told_what_still_has_the_old_words(operator: Operator) -> None:
     agent = peanuts(operator)
     person = person_of(operator.world)
