@@ -59,6 +59,16 @@ def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
     browser.check_screen(operator, f"m/{memory}/search?q=Lyon", heading="What would be recalled")
 
 
+def test_names_of_any_length_can_be_tapped(browser: Browser, operator: Operator) -> None:
+    """A name of one character stood next to "what they asked", and a long one wrapped close above it."""
+    for name in ("7", "A name that takes a line of its own"):
+        speak(operator.world, "Hello.", user=name)
+    with browser.visit(operator, "requests") as (page, _):
+        for width in (360, 1440):
+            page.set_viewport_size({"width": width, "height": 640})
+            assert browser.list_faults(page) == [], width
+
+
 @pytest.mark.both
 def test_the_overview_says_in_an_outage_that_people_are_unknown(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
