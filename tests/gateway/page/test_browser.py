@@ -148,6 +148,19 @@ def test_the_menu_fits_into_one_line_of_a_phone(browser: Browser, operator: Oper
             assert len({(each.bounding_box() or {})["y"] for each in links}) == 1, width
 
 
+def test_the_menu_marks_one_page_where_the_system_sets_the_colours(
+    browser: Browser, operator: Operator
+) -> None:
+    """All links had the mark of the current one."""
+    with browser.visit(operator, "people") as (page, _):
+        page.emulate_media(forced_colors="active")
+        background = "getComputedStyle(document.body).backgroundColor"
+        shown = f"each => getComputedStyle(each).borderBottomColor !== {background}"
+        links = page.get_by_role("navigation", name="Main").get_by_role("link").all()
+        assert [each.inner_text() for each in links if each.evaluate(shown)] == ["People"]
+        page.emulate_media(forced_colors="none")
+
+
 def test_all_lists_grow_with_the_text_size_of_the_browser(browser: Browser, operator: Operator) -> None:
     operator.world.chat(user="alice").say("My cat is called Miso.")
     operator.world.settle()
