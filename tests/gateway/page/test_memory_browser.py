@@ -331,3 +331,13 @@ def test_a_session_that_ends_in_an_edit_loses_no_text(browser: Browser, operator
         assert page.get_by_role("textbox", name="Your text").input_value() == "A long text that took an hour."
         assert page.get_by_role("button", name="Sign in").is_visible()
     assert "hour" not in operator.twin(f"m/{uid}/b/human")["block"]["value"]
+
+
+def test_a_printed_memory_has_no_forms(browser: Browser, operator: Operator) -> None:
+    """The boxes of the two searches were printed."""
+    agent, _ = plan_trip(operator.world)
+    with browser.visit(operator, f"m/{agent.uid}") as (page, _):
+        page.emulate_media(media="print")
+        assert [each.get_attribute("action") for each in page.locator("form").all() if each.is_visible()] == []
+        assert page.get_by_text("Alice has a cat called Miso.").is_visible()
+        page.emulate_media(media="screen")
