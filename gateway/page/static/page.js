@@ -98,10 +98,12 @@ const openingPoint = document.querySelector("[data-open-at]");
 if (openingPoint && !location.hash) scrollBy(0, openingPoint.getBoundingClientRect().top);
 
 sendOnce();
-// What was typed and not saved goes with the page, so that the browser asks before it leaves.
+// What was typed and not saved goes with the page, so that the browser asks before it leaves. A text that was refused
+// comes with the page.
 addEventListener("beforeunload", (event) => {
   const texts = [...document.querySelectorAll(".editor textarea")];
-  if (texts.some((each) => each.value !== each.defaultValue && !sentForms.has(each.form))) event.preventDefault();
+  const isUnsaved = (each) => each.value !== each.defaultValue || "unsaved" in each.dataset;
+  if (texts.some((each) => isUnsaved(each) && !sentForms.has(each.form))) event.preventDefault();
 });
 // The button that forgets the next text stands about where the last click was. The second of two quick clicks is not
 // meant for it.

@@ -171,6 +171,26 @@ def test_a_text_that_is_not_saved_is_not_left_without_a_question(
         assert asked == ["beforeunload"]
 
 
+def test_a_text_that_was_refused_is_not_left_without_a_question(browser: Browser, operator: Operator) -> None:
+    uid = full(operator)[0]
+    path, asked = f"m/{uid}/b/human", list[str]()
+    with browser.open(operator, path, may_complain=True) as page:
+        page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+        text = page.get_by_role("textbox", name="Text of human")
+        text.fill("Name: Alice, of Lyon.")
+        operator.twin(path, {"value": "Name: Alicia.", "version": operator.twin(path)["block"]["version"]})
+        page.get_by_role("button", name="Save").click()
+        page.get_by_role("region", name="Changed meanwhile").wait_for()
+        page.get_by_role("link", name="Audit").click(no_wait_after=True)
+        assert text.input_value() == "Name: Alice, of Lyon."
+        assert asked == ["beforeunload"]
+        page.get_by_role("button", name="Save").click()
+        page.locator("#saved").wait_for()
+        page.get_by_role("link", name="Audit").click()
+        page.get_by_role("heading", name="Audit").wait_for()
+        assert asked == ["beforeunload"]
+
+
 @pytest.mark.parametrize("script", [True, False])
 def test_of_a_search_one_hit_after_the_other_is_forgotten(
     browser: Browser, operator: Operator, script: bool
@@ -338,6 +358,8 @@ def test_a_printed_memory_has_no_forms(browser: Browser, operator: Operator) -> 
     agent, _ = plan_trip(operator.world)
     with browser.visit(operator, f"m/{agent.uid}") as (page, _):
         page.emulate_media(media="print")
-        assert [each.get_attribute("action") for each in page.locator("form").all() if each.is_visible()] == []
+        assert [
+            each.get_attribute("action") for each in page.locator("form").all() if each.is_visible()
+        ] == []
         assert page.get_by_text("Alice has a cat called Miso.").is_visible()
         page.emulate_media(media="screen")
